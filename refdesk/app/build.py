@@ -1,0 +1,192 @@
+"""The one file that names concrete classes of all folders: it puts a desk together from settings."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Engine as Database
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from refdesk.app.intake import Intake, Upload, take_in
+from refdesk.app.settings import Settings
+from refdesk.app.worker import Ingestion, Worker
+from refdesk.database import open_database
+from refdesk.reader.engine import Engine
+from refdesk.reader.model import ReaderModel, load_model
+from refdesk.reader.passage import Passage
+from refdesk.reader.qa import QA
+from refdesk.retriever.collections import (
+    Collection,
+    create_collection,
+    delete_collection,
+    get_collection,
+)
+from refdesk.retriever.documents import delete_document, get_document, offset_maps
+from refdesk.retriever.embedder import Embedder
+from refdesk.retriever.errors import UnknownCollection
+from refdesk.retriever.index import VectorIndex
+from refdesk.retriever.index.flat import FaissIndex
+from refdesk.retriever.store import ChunkStore
+
+
+class Desk:
+    """Everything that a process needs to take documents in and to answer; parts load when first needed."""
+
+    def __init__(self, settings: Settings, report: Callable[[str], None] = lambda line: None) -> None:
+        """Open the data. `report` gets a line whenever something takes long.
+
+        Raises:
+            DatabaseUnavailable: see `open_database`.
+        """
+        settings.data.mkdir(parents=True, exist_ok=True)
+        self.settings = settings
+        self.engine: Database = open_database(settings.database_url)
+        self._report = report
+        self._loading = threading.RLock()
+        self._embedder: Embedder | None = None
+        self._reader: tuple[ReaderModel, Engine] | None = None
+        self._stores: dict[str, ChunkStore] = {}
+        self._worker: Worker | None = None
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder, loaded once."""
+        with self._loading:
+            if self._embedder is None:
+                self._embedder = Embedder(self.settings.embedder or None)
+            return self._embedder
+
+    @property
+    def reader(self) -> tuple[ReaderModel, Engine]:
+        """The model and the engine that generates with it, loaded once."""
+        with self._loading:
+            if self._reader is None:
+                model = load_model(
+                    self.settings.model or None,
+                    self.settings.data,
+                    dtype=self.settings.dtype,
+                    report=self._report,
+                )
+                self._reader = (model, Engine(model))
+            return self._reader
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model that answers."""
+        return self.reader[0].name
+
+    def start(self) -> None:
+        """Begin to work on jobs, those of an earlier process first."""
+        self._worker = Worker(Ingestion(self.engine, lambda: self.embedder, self.open_store))
+        self._worker.start()
+
+    def warm(self) -> None:
+        """Load the models now rather than at the first request."""
+        self.embedder.embed_query("warm")
+        _ = self.reader
+
+    def readiness(self) -> dict[str, str]:
+        """Each part's state: "ok", or what is missing."""
+        try:
+            with self.engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+            database = "ok"
+        except SQLAlchemyError:
+            database = "does not answer"
+        return {
+            "database": database,
+            "embedder": "ok" if self._embedder is not None else "loading",
+            "model": "ok" if self._reader is not None else "loading",
+        }
+
+    def create_collection(self, name: str, size: int | None = None, overlap: int | None = None) -> Collection:
+        """Make a collection that the desk's embedder serves; see `retriever.collections`."""
+        return create_collection(
+            self.engine,
+            name,
+            embedder=self.embedder.name,
+            dimension=self.embedder.dimension,
+            max_tokens=self.embedder.max_tokens,
+            chunk_size=size,
+            chunk_overlap=overlap,
+        )
+
+    def open_store(self, collection: Collection) -> ChunkStore:
+        """The collection's store. Raises EmbedderMismatch."""
+        with self._loading:
+            store = self._stores.get(collection.id)
+            if store is None:
+                store = ChunkStore(self.engine, collection, self.embedder, self._index(collection))
+                self._stores[collection.id] = store
+            return store
+
+    def take_in(self, collection: Collection, uploads: Sequence[Upload]) -> Intake:
+        """Queue files for ingestion; see `app.intake`."""
+        self.open_store(collection)  # another embedder's collection is refused here, not in the job
+        intake = take_in(self.engine, collection, uploads, max_bytes=self.settings.max_upload_bytes)
+        if self._worker is not None:
+            self._worker.wake()
+        return intake
+
+    def qa(self, collection_name: str) -> QA:
+        """Question answering over a collection. Raises UnknownCollection, EmbedderMismatch."""
+        store = self.open_store(get_collection(self.engine, collection_name))
+
+        def retrieve(question: str, k: int, sources: tuple[str, ...] | None) -> list[Passage]:
+            hits = store.search(question, k, sources)
+            maps = offset_maps(self.engine, {hit.document_id for hit in hits})
+            passages = []
+            for hit in hits:
+                pages = maps[hit.document_id] if maps[hit.document_id].unit == "page" else None
+                passages.append(
+                    Passage(
+                        document_id=hit.source_id,
+                        title=hit.title,
+                        text=hit.text,
+                        start=hit.start,
+                        end=hit.end,
+                        score=hit.score,
+                        page=pages.locate(hit.start) if pages else None,
+                        page_starts=pages.within(hit.start, hit.end) if pages else (),
+                    )
+                )
+            return passages
+
+        model, engine = self.reader
+        return QA(retrieve, model, engine)
+
+    def delete_document(self, collection: Collection, key: str) -> None:
+        """Remove a document everywhere. Raises UnknownDocument."""
+        delete_document(self.engine, get_document(self.engine, collection, key))
+        self.open_store(collection).refresh(flush=True)
+
+    def delete_collection(self, name: str) -> None:
+        """Remove a collection everywhere. Raises UnknownCollection."""
+        collection = get_collection(self.engine, name)
+        with self._loading:
+            self._stores.pop(collection.id, None)
+            delete_collection(self.engine, collection)
+            self._index(collection).drop()
+
+    def ensure_collection(self, name: str) -> Collection:
+        """The collection of this name, made if it is missing."""
+        try:
+            return get_collection(self.engine, name)
+        except UnknownCollection:
+            return self.create_collection(name)
+
+    def close(self) -> None:
+        """Stop at the next commit; what is left undone is gone on with at the next start."""
+        if self._worker is not None:
+            self._worker.close()
+        if self._reader is not None:
+            self._reader[1].close()
+        self.engine.dispose()
+
+    def _index(self, collection: Collection) -> VectorIndex:
+        postgres = self.engine.dialect.name == "postgresql"
+        if self.settings.index == "pgvector" or (self.settings.index == "auto" and postgres):
+            from refdesk.retriever.index.pgvector import PgvectorIndex  # an extra brings its driver
+
+            return PgvectorIndex(self.engine, f"index_{collection.id}", collection.dimension)
+        return FaissIndex(self.settings.data / "index" / f"{collection.id}.faiss", collection.dimension)

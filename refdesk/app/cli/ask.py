@@ -1,0 +1,59 @@
+"""`refdesk ask`: one question, answered on the terminal."""
+
+from typing import Any
+
+import click
+
+from refdesk.app.cli.output import as_json, in_collection, notes, open_desk, print_json
+from refdesk.app.rest.messages import AnswerMessage, answer_message
+from refdesk.app.settings import Settings
+from refdesk.reader.qa import AnswerOptions, Done, Token
+
+
+@click.command()
+@click.argument("question")
+@in_collection
+@click.option("-k", type=int, default=AnswerOptions.k, show_default=True, help="Passages to retrieve.")
+@click.option("--document", "documents", multiple=True, help="Only this document; may be repeated.")
+@click.option("--max-new-tokens", type=int, default=AnswerOptions.max_new_tokens, show_default=True)
+@click.option("--temperature", type=float, default=AnswerOptions.temperature, show_default=True)
+@click.option("--seed", type=int, help="Makes sampling repeatable.")
+@as_json
+@click.pass_obj
+def ask(
+    settings: Settings,
+    question: str,
+    collection: str,
+    documents: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Answer QUESTION from the documents of a collection, with citations and what it cost."""
+    with open_desk(settings) as desk:
+        answer_options = AnswerOptions(documents=documents or None, **options)
+        for event in desk.qa(collection).stream(question, answer_options):
+            if isinstance(event, Token) and not as_json:
+                click.echo(event.text, nl=False)
+            elif isinstance(event, Done):
+                message = answer_message(event.answer, desk.model_name)
+                print_json(message) if as_json else _print_sources(message)
+
+
+def _print_sources(answer: AnswerMessage) -> None:
+    click.echo()
+    for number, citation in enumerate(answer.citations, start=1):
+        page = f", page {citation.page}" if citation.page is not None else ""
+        quote = " ".join(citation.quote.split())
+        click.echo(
+            f"  [{number}] {citation.document}{page}, characters {citation.start}-{citation.end}: “{quote}”"
+        )
+    usage = answer.usage
+    notes.print(
+        f"  {usage.prompt_tokens} + {usage.completion_tokens} tokens, {usage.passages_used} of"
+        f" {usage.passages_retrieved} passages, {usage.kv_entries:,} KV entries"
+        f" ({usage.kv_bytes / 2**20:.1f} MiB), {usage.seconds['total']:.2f} s"
+        + (
+            f", {usage.passages_dropped} passages dropped to fit the window" if usage.passages_dropped else ""
+        ),
+        style="dim",
+    )

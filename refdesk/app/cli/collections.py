@@ -1,0 +1,53 @@
+"""`refdesk collections`: named sets of documents."""
+
+import click
+
+from refdesk.app.cli.output import as_json, open_desk, print_json
+from refdesk.app.rest.messages import collection_message
+from refdesk.app.settings import Settings
+from refdesk.retriever.collections import list_collections
+
+
+@click.group()
+def collections() -> None:
+    """List, create and delete collections."""
+
+
+@collections.command("list")
+@as_json
+@click.pass_obj
+def list_all(settings: Settings, as_json: bool) -> None:
+    """Every collection and how much it holds."""
+    with open_desk(settings) as desk:
+        found = list_collections(desk.engine)
+    if as_json:
+        print_json([collection_message(*entry) for entry in found])
+        return
+    for collection, counts in found:
+        click.echo(
+            f"{collection.name}  {counts['documents']} documents  {counts['chunks']} chunks"
+            f"  {collection.embedder} ({collection.dimension})"
+        )
+
+
+@collections.command()
+@click.argument("name")
+@click.option("--chunk-size", type=int, help="Tokens of a chunk.")
+@click.option("--chunk-overlap", type=int, help="Tokens that a chunk repeats of the one before.")
+@click.pass_obj
+def create(settings: Settings, name: str, chunk_size: int | None, chunk_overlap: int | None) -> None:
+    """Make an empty collection NAME."""
+    with open_desk(settings) as desk:
+        desk.create_collection(name, chunk_size, chunk_overlap)
+    click.echo(f"created {name}")
+
+
+@collections.command()
+@click.argument("name")
+@click.confirmation_option(prompt="Delete the collection with everything in it?")
+@click.pass_obj
+def delete(settings: Settings, name: str) -> None:
+    """Remove the collection NAME with everything in it."""
+    with open_desk(settings) as desk:
+        desk.delete_collection(name)
+    click.echo(f"deleted {name}")

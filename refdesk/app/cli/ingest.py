@@ -1,0 +1,122 @@
+"""`refdesk ingest`: files and folders in, with a progress bar."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from refdesk.app.build import Desk
+from refdesk.app.cli.output import as_json, in_collection, notes, open_desk, print_json
+from refdesk.app.intake import Upload
+from refdesk.app.jobs import Job, cancel_job, get_job
+from refdesk.app.rest.messages import job_message
+from refdesk.app.settings import Settings
+from refdesk.retriever.collections import Collection
+from refdesk.retriever.errors import InvalidUpload, RetrieverError
+from refdesk.retriever.parse import SUFFIXES
+
+# Files parsed at a time: a folder larger than memory is no trouble.
+_BATCH_BYTES = 64 * 2**20
+_BATCH_FILES = 500
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@in_collection
+@as_json
+@click.pass_obj
+def ingest(settings: Settings, paths: tuple[Path, ...], collection: str, as_json: bool) -> None:
+    """Take in files, and folders with all files in them of a known format.
+
+    A file's name (in a folder: its path from there) is its source id: the same content again does no
+    work, new content replaces the old. Exit code 1 if any file could not be taken in.
+    """
+    failures = 0
+    reports = []
+    with open_desk(settings) as desk:
+        target = desk.ensure_collection(collection)
+        desk.start()
+        for batch in _batches(_files(paths)):
+            job, refused = _ingest(desk, target, batch)
+            for source_id, reason in refused:
+                notes.print(f"{source_id}: {reason}", style="red", markup=False)
+            failures += len(refused)
+            if job is not None:
+                failures += job.state != "succeeded"
+                reports.append(job_message(job))
+                if not as_json:
+                    _tell(job)
+    if as_json:
+        print_json(reports)
+    sys.exit(1 if failures else 0)
+
+
+def _ingest(
+    desk: Desk, collection: Collection, batch: list[Upload]
+) -> tuple[Job | None, list[tuple[str, str]]]:
+    try:
+        intake = desk.take_in(collection, batch)
+    except RetrieverError as error:
+        causes = error.rejected if isinstance(error, InvalidUpload) and error.rejected else [("", error)]
+        return None, [(source_id or batch[0].source_id, str(cause)) for source_id, cause in causes]
+    job = _watch(desk, intake.job_id)
+    return job, [(source_id, str(error)) for source_id, error in intake.rejected]
+
+
+def _watch(desk: Desk, job_id: str) -> Job:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, TimeRemainingColumn(), console=notes) as progress:
+        bar = progress.add_task("waiting", total=None)
+        try:
+            while not (job := get_job(desk.engine, job_id)).finished:
+                progress.update(bar, description=job.stage, completed=job.done, total=max(job.total, 1))
+                time.sleep(0.1)
+        except KeyboardInterrupt:
+            cancel_job(desk.engine, job_id)
+            raise
+        progress.update(bar, description=job.state, completed=max(job.done, 1), total=max(job.total, 1))
+    return job
+
+
+def _tell(job: Job) -> None:
+    counts: dict[str, int] = {}
+    for item in job.items:
+        counts[item.state] = counts.get(item.state, 0) + 1
+        if item.state == "failed":
+            notes.print(f"{item.source_id}: {item.error}", style="red", markup=False)
+    seconds = (job.finished_at or 0) - job.created_at
+    click.echo(
+        ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) + f" in {seconds:.1f} s"
+    )
+
+
+def _files(paths: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:
+    for path in paths:
+        if path.is_dir():
+            for file in sorted(path.rglob("*")):
+                if file.is_file() and file.suffix.lower() in SUFFIXES:
+                    yield file.relative_to(path).as_posix(), file
+        else:
+            yield path.name, path
+
+
+def _batches(files: Iterator[tuple[str, Path]]) -> Iterator[list[Upload]]:
+    batch: list[Upload] = []
+    names: set[str] = set()
+    size = 0
+    for source_id, path in files:
+        if source_id in names:
+            raise InvalidUpload(f"{path}: another file has the source id {source_id!r}; ingest them apart")
+        names.add(source_id)
+        batch.append(Upload(source_id, path.read_bytes()))
+        size += len(batch[-1].content)
+        if size >= _BATCH_BYTES or len(batch) >= _BATCH_FILES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+    elif not names:
+        raise InvalidUpload(f"no file to take in; known formats: {', '.join(sorted(SUFFIXES))}")

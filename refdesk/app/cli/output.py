@@ -1,0 +1,82 @@
+"""What commands share: opening the desk, telling errors, printing for people or as JSON."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import msgspec
+import structlog
+from rich.console import Console
+
+from refdesk.app.build import Desk
+from refdesk.app.jobs import UnknownJob
+from refdesk.app.keys import InvalidKey
+from refdesk.app.settings import InvalidSetting, Settings
+from refdesk.database import DatabaseUnavailable
+from refdesk.reader.errors import ReaderError
+from refdesk.retriever.embedder import EmbedderNotFound
+from refdesk.retriever.errors import RetrieverError
+from refdesk.retriever.index import VectorIndexError
+
+# Results go to standard output, everything about them to standard error.
+notes = Console(stderr=True, highlight=False)
+
+_TOLD = (
+    DatabaseUnavailable,
+    EmbedderNotFound,
+    InvalidKey,
+    InvalidSetting,
+    ReaderError,
+    RetrieverError,
+    UnknownJob,
+    VectorIndexError,
+)
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+in_collection = click.option(
+    "--collection", "-c", default="default", show_default=True, help="The collection's name."
+)
+
+
+@contextlib.contextmanager
+def failing_clearly() -> Iterator[None]:
+    """Errors of ours end the command with their message and exit code 1, without a traceback."""
+    try:
+        yield
+    except _TOLD as error:
+        raise click.ClickException(str(error)) from error
+
+
+@contextlib.contextmanager
+def open_desk(settings: Settings) -> Iterator[Desk]:
+    """A desk for the length of a command, with logs on standard error."""
+    log_to_stderr(settings.log)
+    with failing_clearly():
+        desk = Desk(settings, report=lambda line: notes.print(line, style="dim", markup=False))
+        try:
+            yield desk
+        finally:
+            desk.close()
+
+
+def log_to_stderr(level: str) -> None:
+    """One line an event on standard error: coloured for a terminal, JSON for a log collector."""
+    terminal = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            *([] if terminal else [structlog.processors.dict_tracebacks]),
+            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def print_json(value: Any) -> None:
+    """A message, or anything msgspec knows, as indented JSON on standard output."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

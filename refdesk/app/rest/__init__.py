@@ -1,0 +1,1 @@
+"""The REST interface: one controller a file, all messages in `messages`."""

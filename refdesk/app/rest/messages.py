@@ -1,0 +1,245 @@
+"""What goes over the wire. Requests refuse fields that they do not know."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from refdesk.app.jobs import Job
+from refdesk.reader.qa import Answer, AnswerOptions
+from refdesk.retriever.collections import Collection
+from refdesk.retriever.documents import Document
+
+
+class AnswerRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A question, and how to answer it; an option that is left out has the default of docs/api.md."""
+
+    question: str
+    collection: str = "default"
+    k: int = 5
+    documents: list[str] | None = None
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: list[str] = []
+    deadline_s: float | None = None
+    stream: bool = False
+
+    def options(self) -> AnswerOptions:
+        """Raises InvalidOption, naming the value and what was expected."""
+        return AnswerOptions(
+            k=self.k,
+            documents=None if self.documents is None else tuple(self.documents),
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+            stop=tuple(self.stop),
+            deadline_s=self.deadline_s,
+        )
+
+
+class CollectionRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A new collection; sizes in tokens of the embedder."""
+
+    name: str
+    chunk_size: int | None = None
+    chunk_overlap: int | None = None
+
+
+class CitationMessage(msgspec.Struct):
+    """Where an answer stands: `source_text[start:end] == quote` of the document."""
+
+    document: str  # its source id
+    title: str
+    page: int | None
+    start: int
+    end: int
+    quote: str
+
+
+class UsageMessage(msgspec.Struct):
+    """What an answer cost; seconds by stage, KV entries over layers and heads at their peak."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    passages_retrieved: int
+    passages_used: int
+    passages_dropped: int
+    seconds: dict[str, float]
+    kv_entries: int
+    kv_bytes: int
+
+
+class AnswerMessage(msgspec.Struct):
+    """An answer with what it stands on and what it cost."""
+
+    answer: str
+    citations: list[CitationMessage]
+    usage: UsageMessage
+    finish_reason: str
+    model: str
+
+
+class CollectionMessage(msgspec.Struct):
+    """A collection and how much it holds."""
+
+    name: str
+    embedder: str
+    dimension: int
+    chunk_size: int
+    chunk_overlap: int
+    documents: int
+    chunks: int
+    created_at: datetime
+
+
+class CollectionsMessage(msgspec.Struct):
+    """All collections."""
+
+    items: list[CollectionMessage]
+
+
+class DocumentMessage(msgspec.Struct):
+    """A searchable document; `id` names this version, `source_id` the document for ever."""
+
+    id: str
+    source_id: str
+    title: str
+    media_type: str
+    content_hash: str
+    size_bytes: int
+    characters: int
+    chunks: int
+    created_at: datetime
+
+
+class DocumentsMessage(msgspec.Struct):
+    """A page of documents; `next_cursor` is null on the last one."""
+
+    items: list[DocumentMessage]
+    next_cursor: str | None
+
+
+class JobItemMessage(msgspec.Struct):
+    """What became of one document of a job."""
+
+    source_id: str
+    state: str
+    error: str | None
+
+
+class ProgressMessage(msgspec.Struct):
+    """How far a job is, in characters of its documents."""
+
+    done: int
+    total: int
+
+
+class JobMessage(msgspec.Struct):
+    """A job and what became of each of its documents."""
+
+    id: str
+    kind: str
+    collection: str
+    state: str
+    stage: str
+    progress: ProgressMessage
+    error: str | None
+    attempts: int
+    documents: list[JobItemMessage]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class RejectedMessage(msgspec.Struct):
+    """A file that was not taken in, and why."""
+
+    source_id: str
+    type: str
+    detail: str
+
+
+class IngestionMessage(msgspec.Struct):
+    """The job that works on the files taken in, and the files that were not."""
+
+    job: JobMessage
+    rejected: list[RejectedMessage]
+
+
+def answer_message(answer: Answer, model: str) -> AnswerMessage:
+    """An answer for the wire."""
+    return AnswerMessage(
+        answer=answer.text,
+        citations=[
+            CitationMessage(
+                document=citation.document_id,
+                title=citation.title,
+                page=citation.page,
+                start=citation.start,
+                end=citation.end,
+                quote=citation.quote,
+            )
+            for citation in answer.citations
+        ],
+        usage=msgspec.convert(answer.usage, UsageMessage, from_attributes=True),
+        finish_reason=answer.finish_reason,
+        model=model,
+    )
+
+
+def collection_message(collection: Collection, counts: dict[str, int]) -> CollectionMessage:
+    """A collection for the wire."""
+    return CollectionMessage(
+        name=collection.name,
+        embedder=collection.embedder,
+        dimension=collection.dimension,
+        chunk_size=collection.chunk_size,
+        chunk_overlap=collection.chunk_overlap,
+        created_at=_moment(collection.created_at),
+        **counts,
+    )
+
+
+def document_message(document: Document) -> DocumentMessage:
+    """A document for the wire."""
+    return DocumentMessage(
+        id=document.id,
+        source_id=document.source_id,
+        title=document.title,
+        media_type=document.media_type,
+        content_hash=document.content_hash,
+        size_bytes=document.size_bytes,
+        characters=document.num_characters,
+        chunks=document.num_chunks,
+        created_at=_moment(document.created_at),
+    )
+
+
+def job_message(job: Job) -> JobMessage:
+    """A job for the wire."""
+    return JobMessage(
+        id=job.id,
+        kind=job.kind,
+        collection=job.collection,
+        state=job.state,
+        stage=job.stage,
+        progress=ProgressMessage(job.done, job.total),
+        error=job.error,
+        attempts=job.attempts,
+        documents=[JobItemMessage(item.source_id, item.state, item.error) for item in job.items],
+        created_at=_moment(job.created_at),
+        started_at=None if job.started_at is None else _moment(job.started_at),
+        finished_at=None if job.finished_at is None else _moment(job.finished_at),
+    )
+
+
+def to_builtins(message: msgspec.Struct) -> Any:
+    """A message as JSON-ready values, for the command line and for events."""
+    return msgspec.to_builtins(message)
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,89 @@
+"""Opening the database: one URL in, a migrated engine out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+_MIGRATION_LOCK = 7_203_914  # any constant: two processes that start at once migrate one after the other
+
+
+class DatabaseUnavailable(Exception):
+    """The database cannot be opened, or was written by a newer Refdesk."""
+
+
+def open_database(url: str) -> Engine:
+    """Connect and bring the schema to the newest revision.
+
+    `url` is a SQLAlchemy URL: `sqlite:///FILE` or `postgresql://…` (psycopg 3).
+
+    Raises:
+        DatabaseUnavailable: the URL is unusable, nobody answers, or the schema is not known here.
+    """
+    try:
+        engine = connect(url)
+        with transaction(engine) as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            command.upgrade(migrations(connection), "head")
+    except (SQLAlchemyError, CommandError, ImportError) as error:
+        raise DatabaseUnavailable(f"cannot open the database: {error}") from error
+    return engine
+
+
+def connect(url: str) -> Engine:
+    """An engine with the settings every part relies on; the schema is left as it is."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise DatabaseUnavailable(
+            "cannot open the database: not a URL; expected sqlite:/// or postgresql://"
+        ) from None
+    if parsed.get_backend_name() == "postgresql":
+        return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+    if parsed.get_backend_name() != "sqlite":
+        raise DatabaseUnavailable(
+            f"cannot open the database: {parsed.get_backend_name()} is not supported;"
+            " expected sqlite or postgresql"
+        )
+    if parsed.database and parsed.database != ":memory:":
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(parsed, connect_args={"timeout": 60, "check_same_thread": False})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """A writing transaction: all of it or nothing."""
+    with engine.connect().execution_options(refdesk_write=True) as connection, connection.begin():
+        yield connection
+
+
+def migrations(connection: Connection) -> Config:
+    """Alembic's configuration over an open connection, for `alembic.command`."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we begin transactions ourselves, DDL included
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "secure_delete=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A writer takes its lock at once: a reader that turns writer half-way would fail instead of waiting.
+    writes = connection.get_execution_options().get("refdesk_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

