@@ -9,44 +9,37 @@ from sqlalchemy import inspect
 from refdesk.database import DatabaseUnavailable, connect, migrations, open_database, transaction
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'refdesk.db'}"
-    return str(request.getfixturevalue("fresh_postgres_url"))
-
-
-def test_migrations_make_exactly_the_declared_schema(url: str) -> None:
-    engine = open_database(url)
+def test_migrations_make_exactly_the_declared_schema(database_url: str) -> None:
+    engine = open_database(database_url)
     with transaction(engine) as connection:
         command.check(migrations(connection))
     engine.dispose()
 
 
-def test_downgrade_leaves_nothing_and_upgrade_works_again(url: str) -> None:
-    engine = open_database(url)
+def test_downgrade_leaves_nothing_and_upgrade_works_again(database_url: str) -> None:
+    engine = open_database(database_url)
     with transaction(engine) as connection:
         command.downgrade(migrations(connection), "base")
     left = set(inspect(engine).get_table_names()) - {"alembic_version", "sqlite_sequence"}
     assert left == set()
     engine.dispose()
-    engine = open_database(url)
+    engine = open_database(database_url)
     assert "document" in inspect(engine).get_table_names()
     engine.dispose()
 
 
-def test_opening_twice_changes_nothing(url: str) -> None:
-    open_database(url).dispose()
-    open_database(url).dispose()
+def test_opening_twice_changes_nothing(database_url: str) -> None:
+    open_database(database_url).dispose()
+    open_database(database_url).dispose()
 
 
-def test_a_schema_from_the_future_is_refused(url: str) -> None:
-    engine = open_database(url)
+def test_a_schema_from_the_future_is_refused(database_url: str) -> None:
+    engine = open_database(database_url)
     with transaction(engine) as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     engine.dispose()
     with pytest.raises(DatabaseUnavailable, match="9999"):
-        open_database(url)
+        open_database(database_url)
 
 
 @pytest.mark.parametrize("url", ["", "mysql://localhost/x", "postgresql://localhost:1/none"])

@@ -133,7 +133,7 @@ class Desk:
         store = self.open_store(get_collection(self.engine, collection_name))
 
         def retrieve(question: str, k: int, sources: tuple[str, ...] | None) -> list[Passage]:
-            hits = store.search(question, k, sources)
+            hits = store.retrieve(question, k, sources)
             maps = offset_maps(self.engine, {hit.document_id for hit in hits})
             passages = []
             for hit in hits:

@@ -129,9 +129,7 @@ def cancel_job(engine: Engine, job_id: str) -> Job:
     get_job(engine, job_id)
     with transaction(engine) as connection:
         connection.execute(
-            update(schema.job)
-            .where(_job.id == job_id, _job.state.not_in(FINISHED))
-            .values(cancel_requested=True)
+            update(schema.job).where(_job.id == job_id, _job.state.not_in(FINISHED)).values(cancel_requested=True)
         )
         if connection.execute(select(_job.state).where(_job.id == job_id)).scalar_one() == "queued":
             finish(connection, job_id)
@@ -191,9 +189,7 @@ def _is_dead(owner: str, me: str) -> bool:
     return False
 
 
-def renew(
-    engine: Engine, job_id: str, owner: str, *, stage: str | None = None, done: int | None = None
-) -> bool:
+def renew(engine: Engine, job_id: str, owner: str, *, stage: str | None = None, done: int | None = None) -> bool:
     """Hold the lease longer and note the progress; returns whether cancelling was asked for.
 
     Raises:
@@ -223,9 +219,7 @@ def release(engine: Engine, job_id: str, owner: str) -> None:
         )
 
 
-def set_item(
-    connection: Connection, job_id: str, source_id: str, state: str, error: str | None = None
-) -> None:
+def set_item(connection: Connection, job_id: str, source_id: str, state: str, error: str | None = None) -> None:
     """Note what became of one document of a job."""
     connection.execute(
         update(schema.job_item)

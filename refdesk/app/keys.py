@@ -78,9 +78,7 @@ def scope_of(engine: Engine, secret: str) -> str | None:
     """The scope of a secret, None for one that is not a key. High-entropy secrets need no slow hash."""
     key = schema.api_key.c
     with engine.connect() as connection:
-        scope = connection.execute(
-            select(key.scope).where(key.sha256 == _digest(secret))
-        ).scalar_one_or_none()
+        scope = connection.execute(select(key.scope).where(key.sha256 == _digest(secret))).scalar_one_or_none()
     return None if scope is None else str(scope)
 
 

@@ -56,8 +56,7 @@ def problem_of(error: Exception) -> Problem:
     for kind, status, slug, title in TABLE:
         if isinstance(error, kind):
             causes = [
-                {"source_id": source_id, **_cause(cause)}
-                for source_id, cause in getattr(error, "rejected", ())
+                {"source_id": source_id, **_cause(cause)} for source_id, cause in getattr(error, "rejected", ())
             ]
             return Problem(_urn(slug), title, status, str(error), errors=causes)
     if isinstance(error, HTTPException):
@@ -91,9 +90,7 @@ def _http_problem(error: HTTPException) -> Problem:
             f"{cause['key']}: {cause['message']}" if cause.get("key") else str(cause.get("message"))
             for cause in causes
         )
-        return Problem(
-            _urn("invalid-request"), "Invalid request", status, reasons or error.detail, errors=causes
-        )
+        return Problem(_urn("invalid-request"), "Invalid request", status, reasons or error.detail, errors=causes)
     slug = status.phrase.lower().replace(" ", "-")
     return Problem(_urn(slug), status.phrase, status, error.detail)
 

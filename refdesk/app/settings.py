@@ -71,9 +71,7 @@ def read_settings(environment: Mapping[str, str], **overrides: Any) -> Settings:
             continue
         field = name.removeprefix(PREFIX).lower()
         if field not in known:
-            raise InvalidSetting(
-                f"{name}: unknown setting; known: {', '.join(PREFIX + n.upper() for n in known)}"
-            )
+            raise InvalidSetting(f"{name}: unknown setting; known: {', '.join(PREFIX + n.upper() for n in known)}")
         values[field] = _integer(name, value) if known[field] is int else value
     values.update({name: value for name, value in overrides.items() if value is not None})
     data = Path(values.pop("data", None) or _default_data()).expanduser().resolve()

@@ -105,10 +105,10 @@ class Worker:
 
     def _work(self, job: Job) -> None:
         collection = get_collection(self._engine, job.collection)
-        todo = [item for item in job.items if item.document_id]
+        todo = [(item, item.document_id) for item in job.items if item.document_id is not None]
         done = 0
-        for item in todo:
-            size = self._size(item.document_id)
+        for item, document_id in todo:
+            size = self._size(document_id)
             if item.state == "queued":
                 base = done
 
@@ -116,7 +116,7 @@ class Worker:
                     self._check(job.id, stage, base + int(share * size))
 
                 try:
-                    self._ingest(collection, job.id, item.source_id, item.document_id, progress)
+                    self._ingest(collection, job.id, item.source_id, document_id, progress)
                 except Cancelled:
                     break
             done += size

@@ -57,19 +57,16 @@ def create_collection(
     """
     if not _NAME.fullmatch(name):
         raise InvalidCollection(
-            f"collection name {name!r}: expected 1 to 64 of a-z, 0-9, '.', '_', '-', starting with a letter or digit"
+            f"collection name {name!r}: expected 1 to 64 of a-z, 0-9, '.', '_', '-',"
+            " starting with a letter or digit"
         )
     largest = max_tokens - HEADING_TOKENS
     size = min(200, largest) if chunk_size is None else chunk_size
     overlap = size // 5 if chunk_overlap is None else chunk_overlap
     if not SMALLEST_CHUNK <= size <= largest:
-        raise InvalidCollection(
-            f"chunk_size {size}: expected {SMALLEST_CHUNK} to {largest} tokens for {embedder}"
-        )
+        raise InvalidCollection(f"chunk_size {size}: expected {SMALLEST_CHUNK} to {largest} tokens for {embedder}")
     if not 0 <= overlap <= size // 2:
-        raise InvalidCollection(
-            f"chunk_overlap {overlap}: expected 0 to {size // 2} (half of chunk_size {size})"
-        )
+        raise InvalidCollection(f"chunk_overlap {overlap}: expected 0 to {size // 2} (half of chunk_size {size})")
     collection = Collection(uuid.uuid4().hex, name, embedder, dimension, size, overlap, 0, time.time())
     try:
         with transaction(engine) as connection:
@@ -82,18 +79,11 @@ def create_collection(
 def get_collection(engine: Engine, name: str) -> Collection:
     """Raises UnknownCollection, which names those that exist."""
     with engine.connect() as connection:
-        row = connection.execute(
-            select(schema.collection).where(schema.collection.c.name == name)
-        ).one_or_none()
+        row = connection.execute(select(schema.collection).where(schema.collection.c.name == name)).one_or_none()
         if row is None:
-            known = (
-                connection.execute(select(schema.collection.c.name).order_by("name").limit(10))
-                .scalars()
-                .all()
-            )
+            known = connection.execute(select(schema.collection.c.name).order_by("name").limit(10)).scalars().all()
             raise UnknownCollection(
-                f"unknown collection {name!r}; "
-                + (f"known: {', '.join(known)}" if known else "none exists yet")
+                f"unknown collection {name!r}; " + (f"known: {', '.join(known)}" if known else "none exists yet")
             )
     return Collection(**row._mapping)
 
@@ -117,9 +107,7 @@ def list_collections(engine: Engine) -> list[tuple[Collection, dict[str, int]]]:
             for row in connection.execute(counts)
         }
         rows = connection.execute(select(schema.collection).order_by(schema.collection.c.name))
-        return [
-            (Collection(**row._mapping), by_id.get(row.id, {"documents": 0, "chunks": 0})) for row in rows
-        ]
+        return [(Collection(**row._mapping), by_id.get(row.id, {"documents": 0, "chunks": 0})) for row in rows]
 
 
 def delete_collection(engine: Engine, collection: Collection) -> None:

@@ -57,9 +57,7 @@ class OffsetMap:
         """`(offset, number)` of each unit that begins behind `start` and before `end`, from `start` on."""
         first = bisect_right(self.starts, start)
         units = enumerate(self.starts[first:], start=first + 1)
-        return tuple(
-            (begin - start, number) for number, begin in takewhile(lambda unit: unit[1] < end, units)
-        )
+        return tuple((begin - start, number) for number, begin in takewhile(lambda unit: unit[1] < end, units))
 
 
 def content_hash(content: bytes) -> str:
@@ -191,9 +189,7 @@ def list_documents(
 def document_text(engine: Engine, document_id: str) -> str:
     """The text that citations point into. Raises UnknownDocument."""
     with engine.connect() as connection:
-        text = connection.execute(
-            select(_document.text).where(_document.id == document_id)
-        ).scalar_one_or_none()
+        text = connection.execute(select(_document.text).where(_document.id == document_id)).scalar_one_or_none()
     if text is None:
         raise UnknownDocument(f"unknown document {document_id!r}")
     return str(text)

@@ -5,6 +5,7 @@ version are written in one transaction, vectors batch by batch, and publishing i
 """
 
 from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
 from typing import Protocol
 
 import numpy as np
@@ -71,16 +72,14 @@ def ingest(
 def _write_chunks(engine: Engine, embedder: PassageEmbedder, collection: Collection, document_id: str) -> int:
     with engine.connect() as connection:
         row = connection.execute(
-            select(_document.text, _document.title).where(_document.id == document_id)
+            select(_document.text, _document.title, _document.source_id).where(_document.id == document_id)
         ).one_or_none()
         if row is None:
             raise UnknownDocument(f"document {document_id!r} was deleted")
-        written = connection.execute(
-            select(func.count()).where(_chunk.document_id == document_id)
-        ).scalar_one()
+        written = connection.execute(select(func.count()).where(_chunk.document_id == document_id)).scalar_one()
     if written:
         return int(written)
-    heading = _heading(row.title, embedder)
+    heading = _heading(row.source_id, row.title, embedder)
     spans = chunk_text(row.text, collection.chunk_size, collection.chunk_overlap, embedder.count_tokens)
     with transaction(engine) as connection:
         connection.execute(
@@ -100,9 +99,10 @@ def _write_chunks(engine: Engine, embedder: PassageEmbedder, collection: Collect
     return len(spans)
 
 
-def _heading(title: str, embedder: PassageEmbedder) -> str:
-    """The title, as many whole words of it as the embedder has room for beside the chunk."""
-    words = title.split()
+def _heading(source_id: str, title: str, embedder: PassageEmbedder) -> str:
+    """File name and title, as many whole words as the embedder has room for beside the chunk."""
+    name = PurePosixPath(source_id).stem if title else ""
+    words = (title if name in title else f"{name}: {title}").split()
     while words and embedder.count_tokens([" ".join(words)])[0] > HEADING_TOKENS:
         words.pop()
     return " ".join(words)

@@ -67,7 +67,7 @@ class ChunkStore(VectorStore):
         self._revision: int | None = None
         self._refreshing = threading.Lock()
 
-    def search(
+    def retrieve(
         self, question: str, k: int, sources: Sequence[str] | None = None, *, hybrid: bool = True
     ) -> list[Hit]:
         """The `k` best chunks (all, if fewer exist), best first: dense and lexical ranks fused.
@@ -156,7 +156,7 @@ class ChunkStore(VectorStore):
         )
         with self._engine.connect() as connection:
             rows = connection.execute(self._searchable(*columns).where(_chunk.id.in_(ranked)))
-            hits = {row[0]: Hit(*row, score=scores[row[0]]) for row in rows}
+            hits = {row[0]: Hit(*row, scores[row[0]]) for row in rows}
         return [hits[chunk_id] for chunk_id in ranked if chunk_id in hits]
 
     # The langchain-core interface: a document there is a source here, with its metadata as attributes.
@@ -227,7 +227,7 @@ class ChunkStore(VectorStore):
         self, query: str, k: int = 4, sources: Sequence[str] | None = None
     ) -> list[tuple[LangChainDocument, float]]:
         """The `k` chunks nearest to the query by the embedder alone, with their inner products."""
-        hits = self.search(query, k, sources, hybrid=False)
+        hits = self.retrieve(query, k, sources, hybrid=False)
         statement = select(_document.id, _document.attributes).where(
             _document.id.in_({hit.document_id for hit in hits})
         )

@@ -9,14 +9,16 @@ from refdesk.app.rest.messages import AnswerMessage, answer_message
 from refdesk.app.settings import Settings
 from refdesk.reader.qa import AnswerOptions, Done, Token
 
+_DEFAULT = AnswerOptions()
+
 
 @click.command()
 @click.argument("question")
 @in_collection
-@click.option("-k", type=int, default=AnswerOptions.k, show_default=True, help="Passages to retrieve.")
+@click.option("-k", type=int, default=_DEFAULT.k, show_default=True, help="Passages to retrieve.")
 @click.option("--document", "documents", multiple=True, help="Only this document; may be repeated.")
-@click.option("--max-new-tokens", type=int, default=AnswerOptions.max_new_tokens, show_default=True)
-@click.option("--temperature", type=float, default=AnswerOptions.temperature, show_default=True)
+@click.option("--max-new-tokens", type=int, default=_DEFAULT.max_new_tokens, show_default=True)
+@click.option("--temperature", type=float, default=_DEFAULT.temperature, show_default=True)
 @click.option("--seed", type=int, help="Makes sampling repeatable.")
 @as_json
 @click.pass_obj
@@ -52,8 +54,6 @@ def _print_sources(answer: AnswerMessage) -> None:
         f"  {usage.prompt_tokens} + {usage.completion_tokens} tokens, {usage.passages_used} of"
         f" {usage.passages_retrieved} passages, {usage.kv_entries:,} KV entries"
         f" ({usage.kv_bytes / 2**20:.1f} MiB), {usage.seconds['total']:.2f} s"
-        + (
-            f", {usage.passages_dropped} passages dropped to fit the window" if usage.passages_dropped else ""
-        ),
+        + (f", {usage.passages_dropped} passages dropped to fit the window" if usage.passages_dropped else ""),
         style="dim",
     )

@@ -54,9 +54,7 @@ def ingest(settings: Settings, paths: tuple[Path, ...], collection: str, as_json
     sys.exit(1 if failures else 0)
 
 
-def _ingest(
-    desk: Desk, collection: Collection, batch: list[Upload]
-) -> tuple[Job | None, list[tuple[str, str]]]:
+def _ingest(desk: Desk, collection: Collection, batch: list[Upload]) -> tuple[Job | None, list[tuple[str, str]]]:
     try:
         intake = desk.take_in(collection, batch)
     except RetrieverError as error:
@@ -88,9 +86,7 @@ def _tell(job: Job) -> None:
         if item.state == "failed":
             notes.print(f"{item.source_id}: {item.error}", style="red", markup=False)
     seconds = (job.finished_at or 0) - job.created_at
-    click.echo(
-        ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) + f" in {seconds:.1f} s"
-    )
+    click.echo(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) + f" in {seconds:.1f} s")
 
 
 def _files(paths: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:

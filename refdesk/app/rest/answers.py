@@ -6,7 +6,7 @@ from typing import Annotated
 import anyio.to_thread
 import msgspec
 import structlog
-from litestar import Controller, Request, post
+from litestar import Controller, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 from litestar.response import Response, ServerSentEvent, ServerSentEventMessage
@@ -28,15 +28,12 @@ class AnswersController(Controller):
     @post(
         operation_id="CreateAnswer",
         status_code=200,
-        responses={
-            200: ResponseSpec(AnswerMessage, description="JSON, or server-sent events when asked for")
-        },
+        responses={200: ResponseSpec(AnswerMessage, description="JSON, or server-sent events when asked for")},
     )
     async def create(
         self,
         data: AnswerRequest,
         desk: Desk,
-        request: Request,
         accept: Annotated[str | None, Parameter(header="accept")] = None,
     ) -> Response[AnswerMessage] | ServerSentEvent:
         """Answer a question from a collection's documents.
@@ -55,9 +52,7 @@ class AnswersController(Controller):
         return ServerSentEvent(_as_sent(events, first, desk.model_name))
 
 
-async def _as_sent(
-    events: Iterator[Event], first: Event, model: str
-) -> AsyncIterator[ServerSentEventMessage]:
+async def _as_sent(events: Iterator[Event], first: Event, model: str) -> AsyncIterator[ServerSentEventMessage]:
     event: Event | None = first
     try:
         while event is not None:

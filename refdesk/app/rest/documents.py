@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio.to_thread
 from litestar import Controller, MediaType, Request, Response, delete, get, post
@@ -34,7 +34,7 @@ class DocumentsController(Controller):
     tags = ("documents",)
 
     @post(operation_id="IngestDocuments", status_code=202, guards=[require("admin")])
-    async def ingest(self, name: str, request: Request, desk: Desk) -> Response[IngestionMessage]:
+    async def ingest(self, name: str, request: Request[Any, Any, Any], desk: Desk) -> Response[IngestionMessage]:
         """Take in one or many files: multipart form data, each file in a field named `file`.
 
         A file's name is its source id. Content that is known already costs nothing; new content under a

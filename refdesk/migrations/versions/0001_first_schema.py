@@ -54,9 +54,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_document")),
     )
     with op.batch_alter_table("document", schema=None) as batch_op:
-        batch_op.create_index(
-            "ix_document_collection_id_source_id", ["collection_id", "source_id"], unique=False
-        )
+        batch_op.create_index("ix_document_collection_id_source_id", ["collection_id", "source_id"], unique=False)
         batch_op.create_index(
             "uq_document_one_ready_version",
             ["collection_id", "source_id"],
@@ -92,9 +90,7 @@ def upgrade() -> None:
 
     op.create_table(
         "chunk",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("document_id", sa.String(length=32), nullable=False),
         sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("start", sa.Integer(), nullable=False),

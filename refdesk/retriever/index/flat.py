@@ -61,7 +61,7 @@ class FaissIndex:
             parameters = None
             if among is not None:
                 selector = faiss.IDSelectorBatch(np.ascontiguousarray(among, dtype=np.int64))
-                parameters = faiss.SearchParameters(sel=selector)
+                parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
             scores, ids = self._index.search(array, count, params=parameters)
         order = np.lexsort((ids, -scores), axis=1)
         return np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)

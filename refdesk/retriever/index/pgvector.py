@@ -37,10 +37,7 @@ class PgvectorIndex:
                 )
             )
             connection.execute(
-                text(
-                    f"CREATE INDEX IF NOT EXISTS {table}_hnsw ON {table}"
-                    " USING hnsw (embedding halfvec_ip_ops)"
-                )
+                text(f"CREATE INDEX IF NOT EXISTS {table}_hnsw ON {table} USING hnsw (embedding halfvec_ip_ops)")
             )
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
@@ -121,8 +118,6 @@ def _literal(vector: Any) -> str:
 
 
 def _check_version(connection: Connection) -> None:
-    version = connection.execute(
-        text("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
-    ).scalar_one()
+    version = connection.execute(text("SELECT extversion FROM pg_extension WHERE extname = 'vector'")).scalar_one()
     if tuple(int(part) for part in version.split(".")[:3]) < _OLDEST:
         raise VectorIndexError(f"pgvector {version}: expected {'.'.join(map(str, _OLDEST))} or newer")

@@ -1,0 +1,44 @@
+"""What the reader raises. Every message carries the value at fault and what was expected."""
+
+
+class ReaderError(Exception):
+    """Base of everything this folder raises on purpose."""
+
+
+class ModelNotFound(ReaderError):
+    """The weights are not where they were looked for; the message says what to install or set."""
+
+
+class InvalidOption(ReaderError, ValueError):
+    """An option has a value that cannot be served."""
+
+    def __init__(self, option: str, value: object, expected: str) -> None:
+        super().__init__(f"{option} is {value!r}; expected {expected}")
+        self.option = option
+        self.value = value
+        self.expected = expected
+
+
+class PromptTooLong(ReaderError):
+    """The prompt and the room kept for the answer exceed the model's window. All numbers are tokens."""
+
+    def __init__(self, prompt_tokens: int, max_new_tokens: int, window: int, what: str = "the prompt") -> None:
+        super().__init__(
+            f"{what} takes {prompt_tokens} tokens and the answer may take {max_new_tokens},"
+            f" together more than the model's window of {window}"
+        )
+        self.prompt_tokens = prompt_tokens
+        self.max_new_tokens = max_new_tokens
+        self.window = window
+
+
+class DeadlineExceeded(ReaderError):
+    """The time allowed was over before the first word of an answer."""
+
+    def __init__(self, deadline_s: float) -> None:
+        super().__init__(f"no answer within the {deadline_s:g} s allowed")
+        self.deadline_s = deadline_s
+
+
+class EngineClosed(ReaderError):
+    """The engine takes no more requests."""

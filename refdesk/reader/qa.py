@@ -1,0 +1,218 @@
+"""Ask: question -> retrieve -> prompt -> generate -> citations -> answer, with what each step took."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal
+
+from refdesk.reader.citations import Citation, cite
+from refdesk.reader.engine import Engine
+from refdesk.reader.errors import DeadlineExceeded, InvalidOption
+from refdesk.reader.generation import FinishReason, Generation, GenerationRequest, check_sampling
+from refdesk.reader.model import ReaderModel
+from refdesk.reader.passage import Passage
+from refdesk.reader.prompt import Prompt, build_prompt
+
+NOTHING_FOUND = "I could not find anything about this in the collection."
+
+Retrieve = Callable[[str, int, tuple[str, ...] | None], Sequence[Passage]]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOptions:
+    """What a caller may choose for one question.
+
+    `k`: passages to retrieve, 1 to 100. `documents`: the sources to look in, by id; None for all.
+    `deadline_s`: for the whole answer, from the call. The rest as in `GenerationRequest`.
+
+    Raises:
+        InvalidOption: a value out of range.
+    """
+
+    k: int = 5
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    deadline_s: float | None = None
+    documents: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= 100:
+            raise InvalidOption("k", self.k, "1 to 100")
+        if not 1 <= self.max_new_tokens <= 4096:
+            raise InvalidOption("max_new_tokens", self.max_new_tokens, "1 to 4096")
+        if self.documents is not None and (isinstance(self.documents, str) or not self.documents):
+            raise InvalidOption("documents", self.documents, "at least one document id, or nothing for all")
+        check_sampling(self.max_new_tokens, self.temperature, self.top_p, self.stop, self.deadline_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an answer cost. `seconds` has retrieve, prompt, queue, prefill, decode, cite and total; steps that
+    were not taken are 0. `kv_entries` and `kv_bytes` as in `Generation`."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    passages_retrieved: int
+    passages_used: int
+    passages_dropped: int
+    seconds: Mapping[str, float]
+    kv_entries: int
+    kv_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`passages` are those that the answer was made from, best first; `usage` counts those that were dropped.
+    `finish_reason` is the generation's, or `no_passages` when there was nothing to make an answer from."""
+
+    text: str
+    citations: tuple[Citation, ...]
+    usage: Usage
+    finish_reason: FinishReason | Literal["no_passages"]
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """The passages found, best first; comes once, first."""
+
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of the answer's text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The whole answer; comes once, last."""
+
+    answer: Answer
+
+
+Event = Retrieved | Token | Done
+
+
+class QA:
+    """Answers questions. `retrieve(question, k, documents)` gives at most `k` passages, best first; `model` must
+    be the one that `engine` runs."""
+
+    def __init__(self, retrieve: Retrieve, model: ReaderModel, engine: Engine) -> None:
+        self._retrieve = retrieve
+        self._model = model
+        self._engine = engine
+
+    def answer(self, question: str, options: AnswerOptions | None = None) -> Answer:
+        """Wait for the whole answer. Raises what `stream` raises."""
+        for event in self.stream(question, options):
+            if isinstance(event, Done):
+                return event.answer
+        raise AssertionError("a stream ends with Done")
+
+    def stream(self, question: str, options: AnswerOptions | None = None) -> Iterator[Event]:
+        """The answer while it is made: `Retrieved`, any number of `Token`, `Done`. Work begins with the first
+        `next`; closing the iterator cancels the generation.
+
+        Raises:
+            InvalidOption: a question without a word.
+            PromptTooLong: question and best passage do not fit the window; nothing has been generated.
+            DeadlineExceeded: the time was over before the first word. Later it ends the answer, whose
+                `finish_reason` is then `deadline`.
+            EngineClosed: the engine is closed.
+        """
+        if not question.strip():
+            raise InvalidOption("question", question, "at least one word")
+        return self._events(question, options or AnswerOptions())
+
+    def _events(self, question: str, options: AnswerOptions) -> Iterator[Event]:
+        clock = _Clock()
+        passages = tuple(self._retrieve(question, options.k, options.documents))
+        clock.lap("retrieve")
+        yield Retrieved(passages)
+        if not passages:
+            yield Token(NOTHING_FOUND)
+            usage = Usage(0, 0, 0, 0, 0, clock.seconds(), 0, 0)
+            yield Done(Answer(NOTHING_FOUND, (), usage, "no_passages", ()))
+            return
+        clock.lap()  # what the reader of the events took is not the prompt's
+        prompt = build_prompt(question, passages, self._model, options.max_new_tokens)
+        clock.lap("prompt")
+        stream = self._engine.submit(_request(prompt, options, clock))
+        try:
+            for piece in stream:
+                yield Token(piece)
+            generation = stream.result()
+        finally:
+            stream.cancel()  # of a finished stream: nothing
+        if generation.finish_reason == "deadline" and not generation.text and options.deadline_s is not None:
+            raise DeadlineExceeded(options.deadline_s)
+        clock.lap()
+        text = generation.text.strip()
+        citations = cite(text, question, prompt.used)
+        clock.lap("cite")
+        yield Done(
+            Answer(
+                text=text,
+                citations=tuple(citations),
+                usage=_usage(passages, prompt, generation, clock),
+                finish_reason=generation.finish_reason,
+                passages=prompt.used,
+            )
+        )
+
+
+class _Clock:
+    """Seconds by step, and in all."""
+
+    def __init__(self) -> None:
+        self._started = self._last = perf_counter()
+        self._seconds = dict.fromkeys(("retrieve", "prompt", "queue", "prefill", "decode", "cite"), 0.0)
+
+    def lap(self, step: str | None = None) -> None:
+        """The time since the last lap goes to `step`, or to none."""
+        now = perf_counter()
+        if step is not None:
+            self._seconds[step] += now - self._last
+        self._last = now
+
+    def elapsed(self) -> float:
+        return perf_counter() - self._started
+
+    def seconds(self, **more: float) -> dict[str, float]:
+        return {**self._seconds, **more, "total": self.elapsed()}
+
+
+def _request(prompt: Prompt, options: AnswerOptions, clock: _Clock) -> GenerationRequest:
+    deadline_s = options.deadline_s
+    if deadline_s is not None:
+        if clock.elapsed() >= deadline_s:
+            raise DeadlineExceeded(deadline_s)
+        deadline_s -= clock.elapsed()
+    return GenerationRequest(
+        token_ids=prompt.token_ids,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+        stop=options.stop,
+        deadline_s=deadline_s,
+    )
+
+
+def _usage(passages: tuple[Passage, ...], prompt: Prompt, generation: Generation, clock: _Clock) -> Usage:
+    return Usage(
+        prompt_tokens=generation.prompt_tokens,
+        completion_tokens=generation.completion_tokens,
+        passages_retrieved=len(passages),
+        passages_used=len(prompt.used),
+        passages_dropped=len(prompt.dropped),
+        seconds=clock.seconds(queue=generation.queue_s, prefill=generation.prefill_s, decode=generation.decode_s),
+        kv_entries=generation.kv_entries,
+        kv_bytes=generation.kv_bytes,
+    )

@@ -1,0 +1,72 @@
+"""HTML: the text of the page, block by block, without its menus, scripts and styles."""
+
+from pathlib import PurePosixPath
+
+import trafilatura
+from lxml import etree, html
+
+from refdesk.retriever.errors import UnreadableDocument
+from refdesk.retriever.parse.document import MEDIA_TYPES, ParsedDocument, join_units
+
+# A page whose main text is shorter than this share of all its text is read whole: tables and lists are
+# easily taken for decoration.
+_MAIN_SHARE = 0.5
+
+
+def parse_html(content: bytes, name: str) -> ParsedDocument:
+    """Raises UnreadableDocument for a page without text."""
+    tree = _tree(content)
+    if tree is None:
+        raise UnreadableDocument(f"{name}: there is no HTML in it")
+    title = " ".join((tree.findtext(".//title") or "").split())
+    for element in tree.xpath("//script | //style | //noscript | //template | //head | //comment()"):
+        element.drop_tree()
+    everything = _blocks(tree)
+    main = trafilatura.extract(tree, include_comments=False, include_tables=True, favor_recall=True) or ""
+    blocks = [line for line in main.splitlines() if line.strip()]
+    if sum(map(len, blocks)) < _MAIN_SHARE * sum(map(len, everything)):
+        blocks = everything
+    text, starts = join_units(blocks, "\n\n")
+    if not text.strip():
+        raise UnreadableDocument(f"{name}: there is no text in this HTML page")
+    return ParsedDocument(text, title or PurePosixPath(name).stem, MEDIA_TYPES["html"], "block", starts or (0,))
+
+
+def _tree(content: bytes) -> html.HtmlElement | None:
+    try:
+        # A declared charset is honoured by lxml; without one, UTF-8 is tried before the parser's guess.
+        try:
+            content.decode("utf-8")
+            parser = html.HTMLParser(encoding="utf-8")
+        except UnicodeDecodeError:
+            parser = html.HTMLParser()
+        return html.document_fromstring(content, parser=parser)
+    except (etree.ParserError, ValueError):
+        return None
+
+
+_BLOCKS = frozenset(
+    """
+    address article aside blockquote body br caption center dd details div dl dt fieldset figcaption figure
+    footer form h1 h2 h3 h4 h5 h6 header hr legend li main nav ol option p pre section summary table tbody
+    tfoot thead tr ul
+    """.split()  # noqa: SIM905 - read as prose
+)
+
+
+def _blocks(tree: html.HtmlElement) -> list[str]:
+    """The text of the page's blocks in order; cells of a table row are kept apart by bars."""
+    blocks: list[list[str]] = [[]]
+
+    def add(text: str | None) -> None:
+        if text and text.strip():
+            blocks[-1].append(" ".join(text.split()))
+
+    for event, element in etree.iterwalk(tree, events=("start", "end")):
+        tag = element.tag if isinstance(element.tag, str) else ""
+        if tag in _BLOCKS:
+            blocks.append([])
+        elif event == "start" and tag in {"td", "th"} and blocks[-1]:
+            blocks[-1].append("|")
+        add(element.text if event == "start" else element.tail)
+    return [" ".join(block) for block in blocks if any(part != "|" for part in block)]

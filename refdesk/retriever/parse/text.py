@@ -1,0 +1,63 @@
+"""Plain text: decoded, otherwise as it is; offsets are those of the source."""
+
+import codecs
+import re
+from pathlib import PurePosixPath
+
+from charset_normalizer import from_bytes
+
+from refdesk.retriever.errors import UnreadableDocument
+from refdesk.retriever.parse.document import MEDIA_TYPES, ParsedDocument, line_starts
+
+_MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+_GUESS_BYTES = 64 * 1024
+
+
+def parse_text(content: bytes, name: str) -> ParsedDocument:
+    """Raises UnreadableDocument when the bytes are not text."""
+    text = decode(content, name)
+    return ParsedDocument(text, PurePosixPath(name).stem, MEDIA_TYPES["txt"], "line", line_starts(text))
+
+
+def decode(content: bytes, name: str) -> str:
+    """Bytes as text: by its byte order mark, as UTF-8, or in the legacy encoding that fits best.
+
+    Raises:
+        UnreadableDocument: binary content, or bytes that no encoding explains.
+    """
+    encoding = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), None)
+    if encoding is None and b"\x00" in content:
+        raise UnreadableDocument(f"{name}: it is binary, not text (a zero byte at {content.index(0)})")
+    try:
+        text = content.decode(encoding or "utf-8")
+    except UnicodeDecodeError as error:
+        if encoding is not None:
+            raise UnreadableDocument(
+                f"{name}: wrong encoding: its first bytes say {encoding}, but byte {error.start} is not"
+            ) from None
+        text = _decode_legacy(content, name, error.start)
+    if "\x00" in text or len(_CONTROL.findall(text, 0, _GUESS_BYTES)) > min(len(text), _GUESS_BYTES) / 100:
+        raise UnreadableDocument(f"{name}: it is binary, not text (control characters all over)")
+    return text
+
+
+def _decode_legacy(content: bytes, name: str, bad: int) -> str:
+    # Guess from a part that has the offending byte in it: guessing is slow, and the whole may be megabytes.
+    begin = max(0, bad - _GUESS_BYTES // 2)
+    guess = from_bytes(content[begin : begin + _GUESS_BYTES]).best()
+    refused = UnreadableDocument(
+        f"{name}: wrong encoding: byte {bad} is not UTF-8 and no other encoding fits; save it as UTF-8"
+    )
+    if guess is None or guess.chaos > 0.2:
+        raise refused
+    try:
+        return content.decode(guess.encoding)
+    except UnicodeDecodeError:
+        raise refused from None

