@@ -78,7 +78,7 @@ def _fitting(text: str, spans: list[Span], size: int, count_tokens: CountTokens)
 
 
 def _halves(text: str, span: Span) -> list[Span]:
-    """The span cut near its middle: at a line end if one is in the middle half, else between words, else anywhere."""
+    """The span cut near its middle: at a line end of the middle half, else between words, else anywhere."""
     middle = (span.start + span.end) // 2
     quarter = (span.end - span.start) // 4
     cut = middle

@@ -146,7 +146,7 @@ class ChunkStore(VectorStore):
     def _hits(self, scores: dict[int, float], k: int) -> list[Hit]:
         ranked = sorted(scores, key=lambda chunk_id: (-scores[chunk_id], chunk_id))[:k]
         columns = (
-            _chunk.id,
+            _chunk.id.label("chunk_id"),
             _chunk.document_id,
             _document.source_id,
             _document.title,
@@ -156,7 +156,7 @@ class ChunkStore(VectorStore):
         )
         with self._engine.connect() as connection:
             rows = connection.execute(self._searchable(*columns).where(_chunk.id.in_(ranked)))
-            hits = {row[0]: Hit(*row, scores[row[0]]) for row in rows}
+            hits = {row.chunk_id: Hit(**row._mapping, score=scores[row.chunk_id]) for row in rows}
         return [hits[chunk_id] for chunk_id in ranked if chunk_id in hits]
 
     # The langchain-core interface: a document there is a source here, with its metadata as attributes.

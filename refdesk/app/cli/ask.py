@@ -24,6 +24,7 @@ _DEFAULT = AnswerOptions()
 @click.pass_obj
 def ask(
     settings: Settings,
+    /,
     question: str,
     collection: str,
     documents: tuple[str, ...],

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import click
 from granian.constants import Interfaces
+from granian.log import LogLevels
 from granian.server.embed import Server
 
 from refdesk.app.asgi import create_app
@@ -45,7 +46,7 @@ async def _serve(desk: Desk, settings: Settings) -> None:
         address=settings.host,
         port=settings.port,
         interface=Interfaces.ASGI,
-        log_level=settings.log,
+        log_level=LogLevels(settings.log),
         websockets=False,
     )
     loop = asyncio.get_running_loop()
