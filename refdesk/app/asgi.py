@@ -54,7 +54,7 @@ def create_app(desk: Desk) -> Litestar:
     assets = create_static_files_router(_ASSETS, [swagger_ui_path], include_in_schema=False)
     return Litestar(
         route_handlers=[api, HealthController, assets],
-        dependencies={"desk": Provide(lambda state: state.desk, sync_to_thread=False)},
+        dependencies={"desk": Provide(_desk, sync_to_thread=False)},
         exception_handlers={Exception: respond},
         lifespan=[lifespan],
         state=State({"desk": desk}),
@@ -62,6 +62,11 @@ def create_app(desk: Desk) -> Litestar:
         request_max_body_size=_FILES_PER_REQUEST * desk.settings.max_upload_bytes + 2**20,
         multipart_form_part_limit=2000,
     )
+
+
+def _desk(state: State) -> Desk:
+    desk: Desk = state.desk
+    return desk
 
 
 def _openapi() -> OpenAPIConfig:
