@@ -54,7 +54,7 @@ def shared_data() -> Path:
 
 
 class WordEmbedder(DeterministicFakeEmbedding):
-    """A small real embedder: equal texts get equal vectors, a token is a word. For tests of all but quality."""
+    """A small real embedder: equal texts get equal vectors, a token is a word. Tells nothing of quality."""
 
     name: str = "words"
     dimension: int = 32

@@ -39,7 +39,16 @@ def chunk_text(text: str, size: int, overlap: int, count_tokens: CountTokens) ->
     pieces = _fitting(text, _sentences(text), size, count_tokens)
     windows = _windows(pieces, size, overlap)
     # Counts need not add up over pieces; a window that came out too large is cut like a long sentence.
-    return sorted({span for span, _ in _fitting(text, windows, size, count_tokens)})
+    spans, reach = [], 0
+    for span in sorted((span for span, _ in _fitting(text, windows, size, count_tokens)), key=_longest_first):
+        if span.end > reach:  # a piece of a cut window may stand within another
+            spans.append(span)
+            reach = span.end
+    return spans
+
+
+def _longest_first(span: Span) -> tuple[int, int]:
+    return span.start, -span.end
 
 
 def _sentences(text: str) -> list[Span]:

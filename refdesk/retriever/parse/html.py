@@ -19,12 +19,12 @@ def parse_html(content: bytes, name: str) -> ParsedDocument:
     if tree is None:
         raise UnreadableDocument(f"{name}: there is no HTML in it")
     title = " ".join((tree.findtext(".//title") or "").split())
-    for element in tree.xpath("//script | //style | //noscript | //template | //head | //comment()"):
-        element.drop_tree()
+    etree.strip_elements(tree, "script", "style", "noscript", "template", "head", etree.Comment, with_tail=False)
     everything = _blocks(tree)
     main = trafilatura.extract(tree, include_comments=False, include_tables=True, favor_recall=True) or ""
-    blocks = [line for line in main.splitlines() if line.strip()]
-    if sum(map(len, blocks)) < _MAIN_SHARE * sum(map(len, everything)):
+    blocks = [line.strip() for line in main.splitlines() if any(map(str.isalnum, line))]
+    lost_tables = tree.find(".//td") is not None and "|" not in main
+    if lost_tables or sum(map(len, blocks)) < _MAIN_SHARE * sum(map(len, everything)):
         blocks = everything
     text, starts = join_units(blocks, "\n\n")
     if not text.strip():

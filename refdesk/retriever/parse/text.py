@@ -18,6 +18,11 @@ _MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _GUESS_BYTES = 64 * 1024
+_LEGACY = (
+    *("cp1252", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256"),
+    *("cp932", "euc_jp", "gb18030", "big5", "euc_kr"),
+)
+_LARGEST_CHAOS = 0.35
 
 
 def parse_text(content: bytes, name: str) -> ParsedDocument:
@@ -51,13 +56,19 @@ def decode(content: bytes, name: str) -> str:
 def _decode_legacy(content: bytes, name: str, bad: int) -> str:
     # Guess from a part that has the offending byte in it: guessing is slow, and the whole may be megabytes.
     begin = max(0, bad - _GUESS_BYTES // 2)
-    guess = from_bytes(content[begin : begin + _GUESS_BYTES]).best()
+    matches = from_bytes(
+        content[begin : begin + _GUESS_BYTES], cp_isolation=list(_LEGACY), threshold=_LARGEST_CHAOS
+    )
+    best = matches.best()
     refused = UnreadableDocument(
         f"{name}: wrong encoding: byte {bad} is not UTF-8 and no other encoding fits; save it as UTF-8"
     )
-    if guess is None or guess.chaos > 0.2:
+    if best is None:
         raise refused
+    # Where several read the bytes equally well, the first of the list is the most widespread.
+    equal = {name for match in matches if match.chaos == best.chaos for name in match.could_be_from_charset}
+    encoding = next((name for name in _LEGACY if name in equal), best.encoding)
     try:
-        return content.decode(guess.encoding)
+        return content.decode(encoding)
     except UnicodeDecodeError:
         raise refused from None
