@@ -2,12 +2,19 @@
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from langchain_core.embeddings import DeterministicFakeEmbedding
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import Engine, create_engine, make_url, text
+
+from refdesk.database import open_database
+from refdesk.retriever.collections import Collection, create_collection
+from refdesk.retriever.index import VectorIndex
+from refdesk.retriever.index.flat import FaissIndex
+from refdesk.retriever.index.pgvector import PgvectorIndex
+from refdesk.retriever.store import ChunkStore
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +77,48 @@ class WordEmbedder(DeterministicFakeEmbedding):
 def word_embedder() -> WordEmbedder:
     """See WordEmbedder."""
     return WordEmbedder()
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """A migrated database, once on SQLite and once on PostgreSQL."""
+    engine = open_database(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def open_index(engine: Engine, tmp_path: Path) -> Callable[[Collection], VectorIndex]:
+    """Opens a collection's index: FAISS beside SQLite, pgvector within PostgreSQL."""
+
+    def build(collection: Collection) -> VectorIndex:
+        if engine.dialect.name == "postgresql":
+            return PgvectorIndex(engine, f"index_{collection.id}", collection.dimension)
+        return FaissIndex(tmp_path / f"{collection.id}.faiss", collection.dimension)
+
+    return build
+
+
+@pytest.fixture
+def collection(engine: Engine, word_embedder: WordEmbedder) -> Collection:
+    """An empty collection of chunks of up to 20 words."""
+    return create_collection(
+        engine,
+        "papers",
+        embedder=word_embedder.name,
+        dimension=word_embedder.dimension,
+        max_tokens=word_embedder.max_tokens,
+        chunk_size=20,
+        chunk_overlap=5,
+    )
+
+
+@pytest.fixture
+def store(
+    engine: Engine,
+    collection: Collection,
+    word_embedder: WordEmbedder,
+    open_index: Callable[[Collection], VectorIndex],
+) -> ChunkStore:
+    """The collection's store."""
+    return ChunkStore(engine, collection, word_embedder, open_index(collection))

@@ -1,0 +1,244 @@
+"""What the engine promises, on tiny real models."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from refdesk.reader.engine import Engine
+from refdesk.reader.errors import EngineClosed, InvalidOption, PromptTooLong
+from refdesk.reader.generation import GenerationRequest
+from refdesk.reader.model import ReaderModel
+
+Tiny = Callable[..., ReaderModel]
+PROMPT = "Question: where is the desk? Title: The desk. The passages say: café 東京."
+
+
+def encode(model: ReaderModel, text: str = PROMPT) -> tuple[int, ...]:
+    return tuple(model.tokenizer.encode(text, add_special_tokens=False))
+
+
+def generated(model: ReaderModel, ids: tuple[int, ...], max_new_tokens: int) -> tuple[int, ...]:
+    """The oracle: transformers' own greedy search."""
+    prompt = torch.tensor([ids])
+    output = model.model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=max_new_tokens
+    )
+    return tuple(output[0, len(ids) :].tolist())
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny matrices: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 3, 7, 512])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_greedy_equals_generate_for_every_chunk_size(kind: str, chunk_tokens: int, tiny: Tiny) -> None:
+    model = tiny(kind)
+    with Engine(model, chunk_tokens=chunk_tokens) as engine:
+        for text in (PROMPT, "x", "The reference desk answers questions"):
+            ids = encode(model, text)
+            generation = engine.submit(GenerationRequest(ids, max_new_tokens=40)).result()
+            assert generation.token_ids == generated(model, ids, 40)
+
+
+def test_the_pieces_joined_are_the_text_and_hold_no_half_character(tiny: Tiny) -> None:
+    model = tiny()
+    with Engine(model) as engine:
+        for seed in range(10):
+            request = GenerationRequest(encode(model), 60, temperature=2.0, seed=seed)
+            stream = engine.submit(request)
+            pieces = list(stream)
+            generation = stream.result()
+            whole = model.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
+            assert "".join(pieces) == generation.text
+            assert all(pieces)
+            assert generation.text == whole.rstrip("\ufffd")
+
+
+def test_the_end_token_ends_the_generation_and_is_not_in_the_text(tiny: Tiny) -> None:
+    model = tiny()
+    with Engine(model) as engine:
+        for seed in range(50):
+            request = GenerationRequest(encode(model), 400, temperature=3.0, seed=seed)
+            generation = engine.submit(request).result()
+            if generation.finish_reason == "stop":
+                break
+    assert generation.finish_reason == "stop"
+    assert generation.token_ids[-1] == model.tokenizer.eos_token_id
+    assert generation.token_ids.count(model.tokenizer.eos_token_id) == 1
+    assert "<|im_end|>" not in generation.text
+
+
+def test_a_stop_string_over_several_tokens_is_never_handed_out(tiny: Tiny) -> None:
+    model = tiny()
+    with Engine(model) as engine:
+        request = GenerationRequest(encode(model), 40, temperature=1.0, seed=5)
+        full = engine.submit(request).result()
+        tokens = [model.tokenizer.decode([token]) for token in full.token_ids]
+        for start in range(3, 25):
+            stop = full.text[start : start + 6]
+            assert stop not in tokens
+            stream = engine.submit(
+                GenerationRequest(encode(model), 40, temperature=1.0, seed=5, stop=("never there", stop))
+            )
+            assert "".join(stream) == full.text[: full.text.index(stop)]
+            assert stream.result().finish_reason == "stop"
+
+
+def test_a_seed_reproduces_and_other_seeds_differ(tiny: Tiny) -> None:
+    model = tiny()
+    with Engine(model) as engine:
+        texts = [
+            engine.submit(GenerationRequest(encode(model), 30, 1.5, top_p=0.95, seed=seed)).result().text
+            for seed in (1, 1, 2)
+        ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_tiny_nucleus_is_greedy(tiny: Tiny) -> None:
+    model = tiny()
+    with Engine(model) as engine:
+        nucleus = engine.submit(GenerationRequest(encode(model), 30, 1.0, top_p=1e-6, seed=1)).result()
+        greedy = engine.submit(GenerationRequest(encode(model), 30)).result()
+    assert nucleus.token_ids == greedy.token_ids
+
+
+def test_the_cost_counts_every_layer_and_head(tiny: Tiny) -> None:
+    model = tiny()
+    with Engine(model, chunk_tokens=7) as engine:
+        generation = engine.submit(GenerationRequest(encode(model), 9)).result()
+    assert generation.prompt_tokens == len(encode(model))
+    assert generation.completion_tokens == len(generation.token_ids)
+    held = generation.prompt_tokens + generation.completion_tokens - 1
+    assert generation.kv_entries == held * 3 * 2
+    assert generation.kv_bytes == generation.kv_entries * 2 * 16 * 4
+    assert min(generation.prefill_s, generation.decode_s) > 0
+
+
+def long_request(model: ReaderModel, **options: Any) -> GenerationRequest:
+    """One that takes seconds: sampled, so that it does not fall silent, in a window of 8192."""
+    return GenerationRequest(encode(model), 8000, temperature=0.8, seed=1, **options)
+
+
+@pytest.fixture
+def endless(tiny: Tiny) -> ReaderModel:
+    """A model that never ends by itself."""
+    model = tiny("llama", 8192)
+    endless = ReaderModel(model.model, model.tokenizer, model.name, model.window, model.fingerprint, model.dtype)
+    endless.__dict__["end_ids"] = frozenset()
+    return endless
+
+
+def test_cancelling_ends_a_running_generation_and_the_next_one_starts(endless: ReaderModel) -> None:
+    with Engine(endless) as engine:
+        stream = engine.submit(long_request(endless))
+        next(iter(stream))
+        started = time.perf_counter()
+        stream.cancel()
+        stream.cancel()
+        generation = stream.result(timeout_s=5)
+        assert time.perf_counter() - started < 2
+        assert generation.finish_reason == "cancelled"
+        assert 0 < generation.completion_tokens < 8000
+        assert engine.submit(GenerationRequest(encode(endless), 3)).result().finish_reason == "length"
+        stream.cancel()
+        assert stream.result() is generation
+
+
+def test_cancelling_a_queued_request_ends_it_at_once(endless: ReaderModel) -> None:
+    with Engine(endless) as engine:
+        running = engine.submit(long_request(endless))
+        queued = engine.submit(long_request(endless))
+        queued.cancel()
+        assert queued.done
+        assert queued.result().finish_reason == "cancelled"
+        assert list(queued) == []
+        assert not running.done
+        running.cancel()
+
+
+def test_cancelling_is_noticed_between_two_chunks(endless: ReaderModel) -> None:
+    with Engine(endless, chunk_tokens=1) as engine:
+        stream = engine.submit(GenerationRequest(encode(endless) * 150, 5))
+        time.sleep(0.05)
+        stream.cancel()
+        generation = stream.result(timeout_s=5)
+    assert generation.finish_reason == "cancelled"
+    assert generation.kv_entries < len(encode(endless)) * 150 * 6
+
+
+def test_a_deadline_ends_a_running_and_a_waiting_request(endless: ReaderModel) -> None:
+    with Engine(endless) as engine:
+        running = engine.submit(long_request(endless, deadline_s=0.6))
+        waiting = engine.submit(long_request(endless, deadline_s=0.2))
+        late = waiting.result(timeout_s=5)
+        assert not running.done
+        assert (late.finish_reason, late.text, late.kv_entries) == ("deadline", "", 0)
+        assert late.queue_s == pytest.approx(0.2, abs=0.3)
+        generation = running.result(timeout_s=5)
+        assert generation.finish_reason == "deadline"
+        assert generation.text
+
+
+def test_an_error_reaches_the_reader_and_the_engine_serves_on(tiny: Tiny) -> None:
+    model = tiny()
+    with Engine(model) as engine:
+        broken = engine.submit(GenerationRequest((10**6,), 5))  # no such token: the embedding refuses it
+        with pytest.raises(IndexError):
+            list(broken)
+        with pytest.raises(IndexError):
+            broken.result()
+        assert engine.submit(GenerationRequest(encode(model), 3)).result().completion_tokens == 3
+
+
+def test_a_reader_that_stops_reading_does_not_hold_up_the_engine(tiny: Tiny) -> None:
+    model = tiny()
+    with Engine(model) as engine:
+        abandoned = engine.submit(GenerationRequest(encode(model), 200))
+        del abandoned
+        assert engine.submit(GenerationRequest(encode(model), 3)).result(timeout_s=20).completion_tokens == 3
+
+
+def test_closing_cancels_what_runs_and_waits_and_refuses_the_rest(endless: ReaderModel) -> None:
+    engine = Engine(endless)
+    streams = [engine.submit(long_request(endless)) for _ in range(3)]
+    engine.close()
+    engine.close()
+    assert [stream.result(timeout_s=1).finish_reason for stream in streams] == ["cancelled"] * 3
+    with pytest.raises(EngineClosed):
+        engine.submit(long_request(endless))
+
+
+def test_what_does_not_fit_the_window_is_refused_with_the_numbers(tiny: Tiny) -> None:
+    model = tiny("llama", 512)
+    with Engine(model) as engine, pytest.raises(PromptTooLong, match=r"300 tokens.* 213.* 512"):
+        engine.submit(GenerationRequest((5,) * 300, 213))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("token_ids", ()),
+        ("max_new_tokens", 0),
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("stop", ("",)),
+        ("stop", "text"),
+        ("deadline_s", 0.0),
+    ],
+)
+def test_an_impossible_option_is_refused_by_name(option: str, value: object) -> None:
+    with pytest.raises(InvalidOption) as caught:
+        GenerationRequest(**{"token_ids": (1,), option: value})  # type: ignore[arg-type]
+    assert (caught.value.option, str(caught.value.value)) == (option, str(value))
+    assert isinstance(caught.value, ValueError)

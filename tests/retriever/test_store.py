@@ -1,0 +1,273 @@
+"""Documents in, passages out: versions, spans, and an index that follows SQL whatever happens to it."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, func, select, text
+
+from refdesk import schema
+from refdesk.database import transaction
+from refdesk.retriever.collections import (
+    Collection,
+    create_collection,
+    delete_collection,
+    get_collection,
+    list_collections,
+)
+from refdesk.retriever.documents import (
+    add_pending,
+    content_hash,
+    delete_document,
+    document_text,
+    get_document,
+    list_documents,
+)
+from refdesk.retriever.errors import (
+    CollectionExists,
+    EmbedderMismatch,
+    InvalidCollection,
+    InvalidSearch,
+    UnknownCollection,
+    UnknownDocument,
+)
+from refdesk.retriever.index import VectorIndex
+from refdesk.retriever.ingest import from_bytes, ingest
+from refdesk.retriever.parse import parse
+from refdesk.retriever.store import ChunkStore, fuse
+from tests.conftest import WordEmbedder
+
+OpenIndex = Callable[[Collection], VectorIndex]
+SENTENCES = [f"Sentence number {i} speaks of topic{i} at some length, as it must." for i in range(40)]
+LONG = " ".join(SENTENCES)
+
+
+def put(engine: Engine, collection: Collection, embedder: WordEmbedder, source_id: str, content: str) -> str:
+    raw = content.encode()
+    with transaction(engine) as connection:
+        document_id = add_pending(
+            connection,
+            collection.id,
+            source_id,
+            parse(raw, source_id),
+            digest=content_hash(raw),
+            size_bytes=len(raw),
+        )
+    ingest(engine, embedder, collection, document_id)
+    return document_id
+
+
+def test_every_hit_is_an_exact_span_of_its_document(
+    engine: Engine, collection: Collection, store: ChunkStore, word_embedder: WordEmbedder
+) -> None:
+    put(engine, collection, word_embedder, "long.txt", LONG)
+    hits = store.retrieve("topic7", 5)
+    assert "topic7 " in hits[0].text
+    for hit in hits:
+        assert document_text(engine, hit.document_id)[hit.start : hit.end] == hit.text
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_k_results_come_back_when_k_exist_whatever_the_filter(
+    engine: Engine, collection: Collection, store: ChunkStore, word_embedder: WordEmbedder
+) -> None:
+    for i in range(6):
+        put(engine, collection, word_embedder, f"{i}.txt", LONG.replace("topic", f"topic{i}x"))
+    chunks = get_document(engine, collection, "3.txt").num_chunks
+    assert chunks > 10
+    for k in (1, 10, chunks):
+        hits = store.retrieve("topic", k, ["3.txt"])
+        assert len(hits) == k
+        assert {hit.source_id for hit in hits} == {"3.txt"}
+    assert len(store.retrieve("topic", 1000, ["3.txt"])) == chunks
+    assert len(store.retrieve("topic", 1000)) == 6 * chunks
+
+
+def test_new_content_replaces_the_old_and_equal_content_changes_nothing(
+    engine: Engine, collection: Collection, store: ChunkStore, word_embedder: WordEmbedder
+) -> None:
+    put(engine, collection, word_embedder, "a.txt", "The cat sat on the mat.")
+    first = get_document(engine, collection, "a.txt")
+    assert put(engine, collection, word_embedder, "a.txt", "The cat sat on the mat.") != first.id
+    assert get_document(engine, collection, "a.txt") == first
+    put(engine, collection, word_embedder, "a.txt", "The dog ran away.")
+    assert [hit.text for hit in store.retrieve("cat", 10)] == ["The dog ran away."]
+    assert len(list_documents(engine, collection, limit=10)) == 1
+
+
+def test_a_pending_version_is_not_searched_and_the_old_one_still_is(
+    engine: Engine, collection: Collection, store: ChunkStore, word_embedder: WordEmbedder
+) -> None:
+    put(engine, collection, word_embedder, "a.txt", "The old text.")
+    raw = LONG.encode()
+    with transaction(engine) as connection:
+        pending = add_pending(connection, collection.id, "a.txt", parse(raw, "a.txt"), digest="x", size_bytes=1)
+
+    class Killed(Exception):
+        pass
+
+    def kill(stage: str, share: float) -> None:
+        if share > 0:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("refdesk.retriever.ingest.EMBED_BATCH", 4)
+        with pytest.raises(Killed):
+            ingest(engine, word_embedder, collection, pending, kill)
+        assert [hit.text for hit in store.retrieve("text", 10)] == ["The old text."]
+        with engine.connect() as connection:
+            embedded = connection.execute(
+                select(func.count()).where(
+                    schema.chunk.c.document_id == pending, schema.chunk.c.embedding.is_not(None)
+                )
+            ).scalar_one()
+        assert embedded == 4
+        ingest(engine, word_embedder, collection, pending)
+    assert get_document(engine, collection, "a.txt").id == pending
+    assert "The old text." not in [hit.text for hit in store.retrieve("text", 100)]
+
+
+def test_deleting_leaves_no_trace(
+    engine: Engine, collection: Collection, store: ChunkStore, word_embedder: WordEmbedder, open_index: OpenIndex
+) -> None:
+    put(engine, collection, word_embedder, "a.txt", LONG)
+    put(engine, collection, word_embedder, "b.txt", "Something else.")
+    store.refresh(flush=True)
+    delete_document(engine, get_document(engine, collection, "a.txt"))
+    store.refresh(flush=True)
+    assert {hit.source_id for hit in store.retrieve("topic7", 100)} == {"b.txt"}
+    assert len(open_index(collection).ids()) == 1
+    with engine.connect() as connection:
+        assert connection.execute(select(func.count()).select_from(schema.chunk)).scalar_one() == 1
+        words = (
+            "SELECT count(*) FROM chunk_fts WHERE chunk_fts MATCH 'topic7'"
+            if engine.dialect.name == "sqlite"
+            else "SELECT count(*) FROM chunk WHERE lexemes @@ 'topic7'"
+        )
+        assert connection.execute(text(words)).scalar_one() == 0
+    with pytest.raises(UnknownDocument, match=r"a\.txt"):
+        get_document(engine, collection, "a.txt")
+
+
+@pytest.mark.parametrize("fault", ["lost", "stale", "foreign"])
+def test_an_index_that_differs_from_sql_is_made_equal(
+    engine: Engine,
+    collection: Collection,
+    word_embedder: WordEmbedder,
+    open_index: OpenIndex,
+    fault: str,
+) -> None:
+    put(engine, collection, word_embedder, "a.txt", LONG)
+    index = open_index(collection)
+    ChunkStore(engine, collection, word_embedder, index).refresh(flush=True)
+    ids = index.ids()
+    if fault == "lost":
+        index.drop()
+    elif fault == "stale":
+        index.remove(ids[::2])
+        index.flush()
+    else:
+        index.add(np.asarray([999_999]), np.eye(1, word_embedder.dimension, dtype=np.float32))
+        index.flush()
+    healed = open_index(collection)
+    calls = word_embedder.__dict__.copy()
+    ChunkStore(engine, collection, word_embedder, healed).refresh()
+    assert word_embedder.__dict__ == calls
+    assert healed.ids().tolist() == ids.tolist()
+    with engine.connect() as connection:
+        rows = connection.execute(select(schema.chunk.c.id, schema.chunk.c.embedding)).all()
+    vectors = from_bytes([row.embedding for row in rows])
+    scores, found = healed.search(vectors, 1)
+    assert found[:, 0].tolist() == [row.id for row in rows]
+    assert np.allclose(scores, 1, atol=5e-3)
+
+
+def test_a_store_sees_what_another_process_stored(
+    engine: Engine, collection: Collection, word_embedder: WordEmbedder, open_index: OpenIndex
+) -> None:
+    here = ChunkStore(engine, collection, word_embedder, open_index(collection))
+    there = ChunkStore(engine, collection, word_embedder, open_index(collection))
+    assert here.retrieve("topic1", 3) == []
+    put(engine, collection, word_embedder, "a.txt", LONG)
+    there.refresh(flush=True)
+    assert len(here.retrieve("topic1", 3)) == 3
+
+
+def test_words_find_what_the_embedder_blurs(
+    engine: Engine, collection: Collection, store: ChunkStore, word_embedder: WordEmbedder
+) -> None:
+    put(engine, collection, word_embedder, "a.txt", LONG)
+    put(engine, collection, word_embedder, "b.txt", "Order 4711-Q was shipped to Zanzibar.")
+    assert store.retrieve("Where did order 4711-Q go?", 1)[0].source_id == "b.txt"
+
+
+@pytest.mark.parametrize(
+    "question", ['"', "AND OR NOT", "NEAR(", "a* b:c -d", "'; DROP TABLE chunk; --", "\\", "🦊"]
+)
+def test_a_question_is_never_taken_for_a_query_language(
+    engine: Engine, collection: Collection, store: ChunkStore, word_embedder: WordEmbedder, question: str
+) -> None:
+    put(engine, collection, word_embedder, "a.txt", LONG)
+    assert len(store.retrieve(question, 3)) == 3
+
+
+def test_fusion_adds_reciprocal_ranks() -> None:
+    scores = fuse([[1, 2], [2, 3]])
+    assert scores == {1: 1 / 61, 2: 1 / 62 + 1 / 61, 3: 1 / 62}
+
+
+@pytest.mark.parametrize(("question", "k"), [("", 3), ("  \n", 3), ("x", 0), ("x", -1), ("x", 1001)])
+def test_a_search_that_makes_no_sense_is_refused(store: ChunkStore, question: str, k: int) -> None:
+    with pytest.raises(InvalidSearch, match=r"empty|expected 1 to 1000"):
+        store.retrieve(question, k)
+
+
+def test_an_unknown_document_in_a_filter_is_refused(store: ChunkStore) -> None:
+    with pytest.raises(UnknownDocument, match="nope"):
+        store.retrieve("x", 3, ["nope"])
+
+
+def test_a_collection_remembers_its_embedder_and_refuses_another(
+    engine: Engine, collection: Collection, open_index: OpenIndex
+) -> None:
+    other = WordEmbedder(name="other")
+    with pytest.raises(EmbedderMismatch, match=r"words.*other"):
+        ChunkStore(engine, collection, other, open_index(collection))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "overlap"),
+    [
+        ("", None, None),
+        ("Ü", None, None),
+        ("x" * 65, None, None),
+        ("ok", 3, None),
+        ("ok", 207, None),
+        ("ok", 20, 11),
+    ],
+)
+def test_a_collection_that_cannot_be_is_refused(
+    engine: Engine, name: str, size: int | None, overlap: int | None
+) -> None:
+    with pytest.raises(InvalidCollection, match="expected"):
+        create_collection(
+            engine, name, embedder="e", dimension=3, max_tokens=254, chunk_size=size, chunk_overlap=overlap
+        )
+
+
+def test_collections_are_told_apart_and_deleted_whole(
+    engine: Engine, collection: Collection, store: ChunkStore, word_embedder: WordEmbedder
+) -> None:
+    with pytest.raises(CollectionExists):
+        create_collection(engine, "papers", embedder="e", dimension=3, max_tokens=254)
+    with pytest.raises(UnknownCollection, match="known: papers"):
+        get_collection(engine, "letters")
+    put(engine, collection, word_embedder, "a.txt", LONG)
+    ((_, counts),) = list_collections(engine)
+    assert counts["documents"] == 1
+    delete_collection(engine, collection)
+    with engine.connect() as connection:
+        for table in (schema.collection, schema.document, schema.chunk, schema.job):
+            assert connection.execute(select(func.count()).select_from(table)).scalar_one() == 0
+    with pytest.raises(UnknownCollection):
+        store.retrieve("x", 1)
