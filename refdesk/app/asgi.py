@@ -3,9 +3,11 @@
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio.to_thread
 import structlog
+import swagger_ui
 from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.di import Provide
@@ -13,7 +15,6 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.static_files import create_static_files_router
-from swagger_ui_bundle import swagger_ui_path
 
 from refdesk import __version__
 from refdesk.app.auth import require
@@ -51,7 +52,9 @@ def create_app(desk: Desk) -> Litestar:
         guards=[require("read")],
         security=[{"key": []}],
     )
-    assets = create_static_files_router(_ASSETS, [swagger_ui_path], include_in_schema=False)
+    assets = create_static_files_router(
+        _ASSETS, [Path(swagger_ui.__file__).parent / "static"], include_in_schema=False
+    )
     return Litestar(
         route_handlers=[api, HealthController, assets],
         dependencies={"desk": Provide(_desk, sync_to_thread=False)},

@@ -7,14 +7,15 @@ with each two adjacent ones:
   inverse document frequency over the passages' sentences. A word that no passage holds weighs most, so what the
   answer invents counts against every quote. Words that the question already has weigh a quarter: they show the
   topic, not the answer. A short answer that stands in the quote word for word is covered fully.
-- **What must hold**, else it is no support: every number of the statement is in the quote, and the quote
+- **What must hold**, else it is no support: every number of the statement is in one sentence of the quote
+  (numbers of two sentences belong to two facts), and the quote
   covers enough of what the statement adds to the question. A statement that adds nothing must be covered
   nearly whole. An abstention ("not found in the passages") is no statement.
 - **Topic** is the share of the question's words found in the quote with the passage's title, and in the whole
   passage: an answer may stand in many sentences, and the one about the question is meant.
 
 `support = coverage x (1 + topic) / 2`, in 0..1, higher is better. Two sentences are quoted only where they
-support clearly more than either one.
+cover clearly more than either one.
 """
 
 import re
@@ -72,9 +73,9 @@ class _Quote:
     start: int
     end: int
     terms: tuple[str, ...]
+    sentences: tuple[frozenset[str], ...]
     content: frozenset[str]
     topic: float
-    single: bool
 
 
 def cite(answer: str, question: str, passages: Sequence[Passage]) -> list[Citation]:
@@ -126,10 +127,11 @@ def _quotes(
         for last in (first, first + 1):
             if last < len(sentences):
                 words = [word for _, words in sentences[first : last + 1] for word in words]
-                content = frozenset(words) - STOP_WORDS
+                parts = tuple(frozenset(words) - STOP_WORDS for _, words in sentences[first : last + 1])
+                content = frozenset().union(*parts)
                 topic = (idf.share(asked, content | title, set()) + about) / 2
                 span = sentences[first][0][0], sentences[last][0][1]
-                yield _Quote(passage, *span, tuple(words), content, topic, first == last)
+                yield _Quote(passage, *span, tuple(words), parts, content, topic)
 
 
 def _supporting(statement: str, asked: set[str], quotes: list[_Quote], idf: _Idf) -> list[Citation]:
@@ -139,14 +141,8 @@ def _supporting(statement: str, asked: set[str], quotes: list[_Quote], idf: _Idf
     if not content:
         return []
     scored = [(_support(words, content, asked, quote, idf), quote) for quote in quotes]
-    best_single = max((score for score, quote in scored if quote.single), default=0.0)
     candidates = sorted(
-        (
-            (score, quote)
-            for score, quote in scored
-            if score >= _ENOUGH_SUPPORT and (quote.single or score >= best_single + _TWO_SENTENCES_GAIN)
-        ),
-        key=lambda pair: -pair[0],
+        (pair for pair in scored if pair[0] >= _ENOUGH_SUPPORT), key=lambda pair: pair[0], reverse=True
     )
     chosen: list[Citation] = []
     for score, quote in candidates:
@@ -160,15 +156,20 @@ def _supporting(statement: str, asked: set[str], quotes: list[_Quote], idf: _Idf
 
 def _support(words: list[str], content: set[str], asked: set[str], quote: _Quote, idf: _Idf) -> float:
     """0 when the quote is no support for a statement of these `words`."""
-    if any(is_number(word) and word not in quote.content for word in content):
+    numbers = {word for word in content if is_number(word)}
+    if not any(numbers <= sentence for sentence in quote.sentences):
         return 0.0
     new = content - asked
-    if len(words) <= _LITERAL_TERMS and new and _stands_in(words, quote.terms):
+    if len(words) <= _LITERAL_TERMS and new and len(quote.sentences) == 1 and _stands_in(words, quote.terms):
         coverage = 1.0
     else:
         coverage = idf.share(content, quote.content, asked)
         enough = idf.share(new, quote.content, set()) >= _ENOUGH_NEW if new else coverage >= _ENOUGH_OLD
         if not enough:
+            return 0.0
+    if len(quote.sentences) == 2:
+        either = max(idf.share(content, sentence, asked) for sentence in quote.sentences)
+        if coverage < either + _TWO_SENTENCES_GAIN:
             return 0.0
     return coverage * (1 + quote.topic) / 2
 

@@ -134,15 +134,15 @@ class QA:
         clock = _Clock()
         passages = tuple(self._retrieve(question, options.k, options.documents))
         clock.lap("retrieve")
-        yield Retrieved(passages)
         if not passages:
+            yield Retrieved(passages)
             yield Token(NOTHING_FOUND)
             usage = Usage(0, 0, 0, 0, 0, clock.seconds(), 0, 0)
             yield Done(Answer(NOTHING_FOUND, (), usage, "no_passages", ()))
             return
-        clock.lap()  # what the reader of the events took is not the prompt's
         prompt = build_prompt(question, passages, self._model, options.max_new_tokens)
         clock.lap("prompt")
+        yield Retrieved(passages)  # behind the prompt: a question that cannot be served fails before any event
         stream = self._engine.submit(_request(prompt, options, clock))
         try:
             for piece in stream:

@@ -92,7 +92,9 @@ def test_no_passages_no_citations() -> None:
     assert cite("Ada Okafor", "who founded the company", []) == []
 
 
-words = st.sampled_from(SOURCE.split() + OTHER.split() + ["\n\n", "  ", "1987", "東京。", "e\u0301", "\u2028", '"'])
+words = st.sampled_from(
+    SOURCE.split() + OTHER.split() + ["\n\n", "  ", "1987", "東京。", "e\u0301", "\u2028", '"']
+)
 prose = st.lists(words, max_size=40).map(" ".join) | st.text(max_size=80)
 
 
@@ -101,9 +103,7 @@ def test_every_quote_is_exactly_the_source_and_none_overlap(
     texts: list[tuple[str, int]], answer: str, question: str
 ) -> None:
     sources = [("·" * start) + text for text, start in texts]
-    passages = [
-        Passage(str(i), "T", text, start, start + len(text), 1.0) for i, (text, start) in enumerate(texts)
-    ]
+    passages = [Passage(str(i), "T", text, start, start + len(text), 1.0) for i, (text, start) in enumerate(texts)]
     found = cite(answer, question, passages)
     for citation in found:
         source = sources[int(citation.document_id)]

@@ -1,0 +1,167 @@
+"""From a question to a cited answer, on a tiny real model and on the default one."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from refdesk.reader.engine import Engine
+from refdesk.reader.errors import DeadlineExceeded, InvalidOption, PromptTooLong, ReaderError
+from refdesk.reader.generation import GenerationRequest
+from refdesk.reader.model import ReaderModel
+from refdesk.reader.passage import Passage
+from refdesk.reader.qa import NOTHING_FOUND, QA, AnswerOptions, Done, Retrieved, Token
+
+TEXTS = {
+    "tower": "The Harrow Tower was finished in 1911. It is 62 metres high.",
+    "bridge": "The Harrow Bridge was designed by Elin Marsh. It crosses the river Tarn.",
+    "market": "The market of Harrow opens on Saturdays at seven.",
+}
+
+
+class Shelf:
+    """Three documents, all of them found for every question; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int, tuple[str, ...] | None]] = []
+
+    def __call__(self, question: str, k: int, documents: tuple[str, ...] | None) -> Sequence[Passage]:
+        self.asked.append((question, k, documents))
+        names = [name for name in TEXTS if documents is None or name in documents][:k]
+        return [
+            Passage(name, name.title(), TEXTS[name], 0, len(TEXTS[name]), 1.0 - i / 10)
+            for i, name in enumerate(names)
+        ]
+
+
+@pytest.fixture
+def model(tiny: Callable[..., ReaderModel]) -> ReaderModel:
+    return tiny("llama", 8192)
+
+
+@pytest.fixture
+def engine(model: ReaderModel) -> Iterator[Engine]:
+    with Engine(model) as engine:
+        yield engine
+
+
+@pytest.fixture
+def qa(model: ReaderModel, engine: Engine) -> QA:
+    return QA(Shelf(), model, engine)
+
+
+def test_events_come_in_order_and_the_tokens_are_the_answer(qa: QA) -> None:
+    events = list(qa.stream("where is it?", AnswerOptions(k=2, max_new_tokens=20)))
+    assert isinstance(events[0], Retrieved)
+    assert isinstance(events[-1], Done)
+    tokens = [event for event in events[1:-1] if isinstance(event, Token)]
+    assert len(tokens) == len(events) - 2
+    answer = events[-1].answer
+    assert "".join(token.text for token in tokens).strip() == answer.text
+    assert answer.passages == events[0].passages
+    assert answer == replace(qa.answer("where is it?", AnswerOptions(k=2, max_new_tokens=20)), usage=answer.usage)
+
+
+def test_the_answer_says_what_it_cost(qa: QA) -> None:
+    started = time.perf_counter()
+    usage = qa.answer("where is it?", AnswerOptions(k=3, max_new_tokens=20)).usage
+    elapsed = time.perf_counter() - started
+    assert (usage.passages_retrieved, usage.passages_used, usage.passages_dropped) == (3, 3, 0)
+    assert usage.prompt_tokens > 100
+    assert 0 < usage.completion_tokens <= 20
+    assert usage.kv_entries == (usage.prompt_tokens + usage.completion_tokens - 1) * 3 * 2
+    assert set(usage.seconds) == {"retrieve", "prompt", "queue", "prefill", "decode", "cite", "total"}
+    steps = sum(seconds for step, seconds in usage.seconds.items() if step != "total")
+    assert 0.5 * usage.seconds["total"] < steps <= usage.seconds["total"] <= elapsed
+
+
+def test_options_reach_the_retrieval_and_the_engine(model: ReaderModel, engine: Engine) -> None:
+    shelf = Shelf()
+    qa = QA(shelf, model, engine)
+    answer = qa.answer("q?", AnswerOptions(k=7, max_new_tokens=3, documents=("market", "tower")))
+    assert shelf.asked == [("q?", 7, ("market", "tower"))]
+    assert {passage.document_id for passage in answer.passages} == {"market", "tower"}
+    assert (answer.finish_reason, answer.usage.completion_tokens) == ("length", 3)
+    sampled = AnswerOptions(max_new_tokens=20, temperature=1.5, seed=4)
+    assert qa.answer("q?", sampled).text == qa.answer("q?", sampled).text
+    assert qa.answer("q?", sampled).text != qa.answer("q?", replace(sampled, seed=5)).text
+
+
+def test_passages_that_do_not_fit_are_counted(tiny: Callable[..., ReaderModel]) -> None:
+    model = tiny("llama", 512)
+    with Engine(model) as engine:
+        answer = QA(Shelf(), model, engine).answer("where?", AnswerOptions(max_new_tokens=250))
+    assert answer.usage.passages_dropped > 0
+    assert answer.usage.passages_used == len(answer.passages) == 3 - answer.usage.passages_dropped
+
+
+def test_without_passages_no_model_time_is_spent(model: ReaderModel, engine: Engine) -> None:
+    qa = QA(lambda question, k, documents: [], model, engine)
+    events = list(qa.stream("where is it?"))
+    answer = qa.answer("where is it?")
+    assert [type(event) for event in events] == [Retrieved, Token, Done]
+    assert (answer.text, answer.finish_reason, answer.citations) == (NOTHING_FOUND, "no_passages", ())
+    assert answer.usage.prompt_tokens == answer.usage.kv_bytes == 0
+
+
+def test_closing_the_stream_cancels_the_generation(qa: QA, engine: Engine) -> None:
+    events = qa.stream("where is it?", AnswerOptions(max_new_tokens=4000, temperature=0.8, seed=2))
+    next(events)
+    assert isinstance(next(events), Token)
+    started = time.perf_counter()
+    events.close()  # type: ignore[attr-defined]
+    engine.submit(GenerationRequest((5, 6), 1)).result(timeout_s=10)
+    assert time.perf_counter() - started < 3
+
+
+def test_a_deadline_before_the_first_word_is_an_error(model: ReaderModel, engine: Engine) -> None:
+    def slow(question: str, k: int, documents: tuple[str, ...] | None) -> Sequence[Passage]:
+        time.sleep(0.05)
+        return Shelf()(question, k, documents)
+
+    with pytest.raises(DeadlineExceeded, match=r"0\.02 s"):
+        QA(slow, model, engine).answer("where?", AnswerOptions(deadline_s=0.02))
+
+
+@pytest.mark.parametrize("question", ["", "  \n\t "])
+def test_a_question_without_a_word_is_refused_before_any_work(question: str, qa: QA) -> None:
+    with pytest.raises(InvalidOption, match="question"):
+        qa.stream(question)
+
+
+def test_a_question_longer_than_the_window_is_refused(qa: QA) -> None:
+    with pytest.raises(PromptTooLong):
+        qa.answer("why? " * 8000)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("k", 0, "1 to 100"),
+        ("k", 101, "1 to 100"),
+        ("max_new_tokens", 0, "1 to 4096"),
+        ("documents", (), "at least one"),
+        ("temperature", 9.0, "0"),
+        ("deadline_s", -1.0, "more than 0"),
+    ],
+)
+def test_an_impossible_option_is_refused_with_value_and_range(option: str, value: object, expected: str) -> None:
+    with pytest.raises(InvalidOption, match=expected) as caught:
+        AnswerOptions(**{option: value})  # type: ignore[arg-type]
+    assert (caught.value.option, caught.value.value) == (option, value)
+    assert isinstance(caught.value, ReaderError)
+
+
+@pytest.mark.models
+def test_the_default_model_answers_from_the_passages_and_cites(
+    default_model: tuple[ReaderModel, Path, list[str]],
+) -> None:
+    model = default_model[0]
+    with Engine(model) as engine:
+        answer = QA(Shelf(), model, engine).answer("Who designed the Harrow Bridge?", AnswerOptions())
+    assert "Elin Marsh" in answer.text
+    assert answer.finish_reason == "stop"
+    assert answer.citations[0].document_id == "bridge"
+    assert answer.citations[0].quote == "The Harrow Bridge was designed by Elin Marsh."
