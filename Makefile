@@ -7,7 +7,11 @@ PIP := $(BIN)/pip --disable-pip-version-check -q
 .PHONY: demo test check serve bench clean
 
 demo: $(STAMP)  ## ingest the manual in docs/, ask it questions, print cited answers and their cost
-	$(BIN)/python -m demo
+	$(BIN)/refdesk --data .demo ingest docs
+	$(BIN)/refdesk --data .demo ask \
+		"What is the default chunk size of a collection?" \
+		"Which port does the service listen on?" \
+		"How long does it take until an expired lease is taken over?"
 
 test: $(STAMP)  ## every promise; starts the PostgreSQL and the browser that it needs
 	$(BIN)/python -m pytest

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.app.conftest import finished, upload
+from bench.service import finished, upload
 from tests.retriever.bad_files import BAD_FILES, pdf, word
 
 pytestmark = pytest.mark.models

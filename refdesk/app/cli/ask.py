@@ -13,7 +13,7 @@ _DEFAULT = AnswerOptions()
 
 
 @click.command()
-@click.argument("question")
+@click.argument("questions", nargs=-1, required=True, metavar="QUESTION...")
 @in_collection
 @click.option("-k", type=int, default=_DEFAULT.k, show_default=True, help="Passages to retrieve.")
 @click.option("--document", "documents", multiple=True, help="Only this document; may be repeated.")
@@ -25,21 +25,25 @@ _DEFAULT = AnswerOptions()
 def ask(
     settings: Settings,
     /,
-    question: str,
+    questions: tuple[str, ...],
     collection: str,
     documents: tuple[str, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Answer QUESTION from the documents of a collection, with citations and what it cost."""
+    """Answer each QUESTION from the documents of a collection, with citations and what it cost."""
     with open_desk(settings) as desk:
         answer_options = AnswerOptions(documents=documents or None, **options)
-        for event in desk.qa(collection).stream(question, answer_options):
-            if isinstance(event, Token) and not as_json:
-                click.echo(event.text, nl=False)
-            elif isinstance(event, Done):
-                message = answer_message(event.answer, desk.model_name)
-                print_json(message) if as_json else _print_sources(message)
+        qa = desk.qa(collection)
+        for question in questions:
+            if len(questions) > 1 and not as_json:
+                click.secho(question, bold=True)
+            for event in qa.stream(question, answer_options):
+                if isinstance(event, Token) and not as_json:
+                    click.echo(event.text, nl=False)
+                elif isinstance(event, Done):
+                    message = answer_message(event.answer, desk.model_name)
+                    print_json(message) if as_json else _print_sources(message)
 
 
 def _print_sources(answer: AnswerMessage) -> None:

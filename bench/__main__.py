@@ -1,0 +1,25 @@
+"""Run all measurements, or those named: ingest, answers, kills, bad_input."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+NAMES = ("ingest", "answers", "kills", "bad_input")
+
+
+def main() -> int:
+    """Each measurement in a process of its own, so that its peak memory is its own."""
+    data = Path(os.environ.get("REFDESK_SHARED_DATA", "../shared/data"))
+    if not data.is_dir():
+        sys.stderr.write(f"no evaluation data at {data}; set REFDESK_SHARED_DATA\n")
+        return 1
+    names = sys.argv[1:] or NAMES
+    if unknown := [name for name in names if name not in NAMES]:
+        sys.stderr.write(f"unknown measurement {unknown[0]}; known: {', '.join(NAMES)}\n")
+        return 2
+    return max(subprocess.call([sys.executable, "-m", f"bench.{name}", str(data)]) for name in names)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
