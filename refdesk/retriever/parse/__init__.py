@@ -1,10 +1,11 @@
 """Parsing: bytes of a known format in, text with an offset map out. One file a format."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from refdesk.retriever.errors import DocumentTooLarge, UnreadableDocument, UnsupportedFormat
-from refdesk.retriever.parse.document import ParsedDocument
+from refdesk.retriever.parse.document import ParsedDocument, storable
 from refdesk.retriever.parse.docx import parse_docx
 from refdesk.retriever.parse.html import parse_html
 from refdesk.retriever.parse.markdown import parse_markdown
@@ -48,4 +49,4 @@ def parse(content: bytes, name: str, *, max_bytes: int = 64 * 2**20) -> ParsedDo
     parsed = SUFFIXES[suffix](content, name)
     if not parsed.text.strip():
         raise UnreadableDocument(f"{name}: there is no text in it")
-    return parsed
+    return replace(parsed, title=storable(parsed.title))

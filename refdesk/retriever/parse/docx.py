@@ -1,91 +1,85 @@
-"""DOCX: paragraphs and tables in the order of the document."""
+"""DOCX: paragraphs and tables in the order of the document.
+
+The text is read from the XML itself. python-docx's paragraphs leave out tracked insertions, content controls,
+text boxes and formulas, and its table cells repeat a cell for each column that it claims to span.
+"""
 
 import io
-import zipfile
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 import docx
 from docx.document import Document
-from docx.opc.exceptions import PackageNotFoundError
-from docx.table import Table
-from docx.text.paragraph import Paragraph
-from lxml.etree import XMLSyntaxError
+from lxml import etree
 
 from refdesk.retriever.errors import UnreadableDocument
+from refdesk.retriever.parse.archive import refuse_bombs
 from refdesk.retriever.parse.document import MEDIA_TYPES, ParsedDocument, join_units
 
 _OLE = b"\xd0\xcf\x11\xe0"  # old Word files, and encrypted new ones
-_LARGEST_INFLATED = 512 * 2**20
-_LARGEST_RATIO = 200  # text of a real document packs to a fiftieth at best
-_RATIO_COUNTS_FROM = 16 * 2**20
-_READ_BYTES = 2**20
+_MAIN_PART = "word/document.xml"
+
+_W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_PARAGRAPH, _TABLE, _ROW, _CELL = _W + "p", _W + "tbl", _W + "tr", _W + "tc"
+_TEXT = (_W + "t", "{http://schemas.openxmlformats.org/officeDocument/2006/math}t")
+_SIGNS = {_W + "tab": "\t", _W + "br": "\n", _W + "cr": "\n", _W + "noBreakHyphen": "-", _PARAGRAPH: "\n"}
+# What a reader of the document does not see: deletions, where moved text was, and the copy of each drawing
+# for old versions of Word. Tab stops are dropped lest they be taken for tabs.
+_UNSEEN = (
+    *(_W + "del", _W + "moveFrom", _W + "tabs"),
+    "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback",
+)
 
 
 def parse_docx(content: bytes, name: str) -> ParsedDocument:
     """Raises UnreadableDocument: encrypted, damaged, a zip bomb, or not a Word file."""
     if content.startswith(_OLE):
         raise UnreadableDocument(f"{name}: an encrypted or old Word file; save it as .docx without a password")
-    _refuse_bombs(content, name)
+    refuse_bombs(content, name, expected=_MAIN_PART)
     try:
         document = docx.Document(io.BytesIO(content))
-        blocks = [_text(block) for block in document.iter_inner_content()]
-    except (PackageNotFoundError, zipfile.BadZipFile, XMLSyntaxError, KeyError, ValueError) as error:
+        body = document.element.body
+        etree.strip_elements(body, *_UNSEEN, with_tail=False)
+        blocks = [_block(block) for block in _nearest(body, _PARAGRAPH, _TABLE)]
+        title = _title(document)
+    except Exception as error:  # python-docx trips over damage wherever it meets it, with whatever error
         raise UnreadableDocument(f"{name}: the Word file is damaged ({type(error).__name__}: {error})") from None
     text, starts = join_units(blocks, "\n\n")
-    title = _title(document) or PurePosixPath(name).stem
-    return ParsedDocument(text, title, MEDIA_TYPES["docx"], "paragraph", starts or (0,))
+    return ParsedDocument(
+        text, title or PurePosixPath(name).stem, MEDIA_TYPES["docx"], "paragraph", starts or (0,)
+    )
 
 
-def _refuse_bombs(content: bytes, name: str) -> None:
-    """Inflate everything once, in small steps and within bounds: a zip may lie about its sizes."""
-    inflated = 0
-    limit = _LARGEST_INFLATED
-    if len(content) * _LARGEST_RATIO < limit:
-        limit = max(len(content) * _LARGEST_RATIO, _RATIO_COUNTS_FROM)
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if "word/document.xml" not in archive.namelist():
-                raise UnreadableDocument(f"{name}: a zip, but not a Word file (no word/document.xml)")
-            for member in archive.infolist():
-                with archive.open(member) as file:
-                    head = file.read(_READ_BYTES)
-                    _refuse_entities(member.filename, head, name)
-                    inflated += len(head)
-                    while inflated <= limit and (piece := file.read(_READ_BYTES)):
-                        inflated += len(piece)
-                if inflated > limit:
-                    raise UnreadableDocument(
-                        f"{name}: a zip bomb: {len(content):,} bytes inflate to more than {limit:,}"
-                    )
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
-        raise UnreadableDocument(f"{name}: the Word file is damaged or encrypted ({error})") from None
+def _nearest(parent: etree._Element, *tags: str) -> Iterator[etree._Element]:
+    """The descendants with these tags, in order, but none from within another; XML nests at most 256 deep."""
+    for child in parent:
+        if child.tag in tags:
+            yield child
+        else:
+            yield from _nearest(child, *tags)
 
 
-def _refuse_entities(member: str, head: bytes, name: str) -> None:
-    """Word never declares entities; whoever does wants them expanded."""
-    if member.endswith((".xml", ".rels")) and b"<!DOCTYPE" in head:
-        raise UnreadableDocument(f"{name}: {member} declares a document type, which Word files do not")
+def _block(block: etree._Element) -> str:
+    if block.tag == _PARAGRAPH:
+        return _text(block)
+    rows = ([" ".join(_text(cell).split()) for cell in _nearest(row, _CELL)] for row in _nearest(block, _ROW))
+    return "\n".join(" | ".join(cells) for cells in rows)
 
 
-def _text(block: Paragraph | Table) -> str:
-    if isinstance(block, Paragraph):
-        return str(block.text)
-    rows = []
-    for row in block.rows:
-        cells: list[str] = []
-        for cell in row.cells:
-            text = " ".join(cell.text.split())
-            if not cells or cells[-1] != text:  # a merged cell comes once for each column
-                cells.append(text)
-        rows.append(" | ".join(cells))
-    return "\n".join(rows)
+def _text(element: etree._Element) -> str:
+    """All text within, a line for each paragraph: a cell or a text box may hold several."""
+    nodes = element.iter(*_TEXT, *_SIGNS)
+    return "".join(_SIGNS.get(node.tag) or node.text or "" for node in nodes).strip("\n")
 
 
 def _title(document: Document) -> str:
-    if document.core_properties.title:
-        return str(document.core_properties.title).strip()
-    for paragraph in document.paragraphs:
-        style = (paragraph.style.name if paragraph.style else None) or ""
-        if style.startswith(("Title", "Heading")) and paragraph.text.strip():
-            return str(paragraph.text).strip()
+    """The title among the properties, else the first title or heading of the text."""
+    if title := (document.core_properties.title or "").strip():
+        return title
+    names = {style.style_id: style.name or "" for style in document.styles}
+    for paragraph in document.element.body.iter(_PARAGRAPH):
+        style = paragraph.find(f"{_W}pPr/{_W}pStyle")
+        if style is not None and names.get(style.get(_W + "val"), "").startswith(("Title", "Heading")):
+            if title := " ".join(_text(paragraph).split()):
+                return title
     return ""

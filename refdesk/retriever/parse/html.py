@@ -7,10 +7,14 @@ from lxml import etree, html
 
 from refdesk.retriever.errors import UnreadableDocument
 from refdesk.retriever.parse.document import MEDIA_TYPES, ParsedDocument, join_units
+from refdesk.retriever.parse.text import looks_binary
 
 # A page whose main text is shorter than this share of all its text is read whole: tables and lists are
 # easily taken for decoration.
 _MAIN_SHARE = 0.5
+
+# Pages without a charset, or of "ISO-8859-1", are in Windows-1252 in truth; the HTML standard reads them so.
+_WINDOWS_1252 = {code: bytes([code]).decode("cp1252", "replace") for code in range(0x80, 0xA0)}
 
 
 def parse_html(content: bytes, name: str) -> ParsedDocument:
@@ -18,7 +22,7 @@ def parse_html(content: bytes, name: str) -> ParsedDocument:
     tree = _tree(content)
     if tree is None:
         raise UnreadableDocument(f"{name}: there is no HTML in it")
-    title = " ".join((tree.findtext(".//title") or "").split())
+    title = " ".join((tree.findtext(".//title") or "").translate(_WINDOWS_1252).split())
     etree.strip_elements(tree, "script", "style", "noscript", "template", "head", etree.Comment, with_tail=False)
     everything = _blocks(tree)
     main = trafilatura.extract(tree, include_comments=False, include_tables=True, favor_recall=True) or ""
@@ -27,8 +31,11 @@ def parse_html(content: bytes, name: str) -> ParsedDocument:
     if lost_tables or sum(map(len, blocks)) < _MAIN_SHARE * sum(map(len, everything)):
         blocks = everything
     text, starts = join_units(blocks, "\n\n")
+    text = text.translate(_WINDOWS_1252)
     if not text.strip():
         raise UnreadableDocument(f"{name}: there is no text in this HTML page")
+    if looks_binary(text):
+        raise UnreadableDocument(f"{name}: it is binary, not HTML (control characters all over)")
     return ParsedDocument(text, title or PurePosixPath(name).stem, MEDIA_TYPES["html"], "block", starts or (0,))
 
 

@@ -23,6 +23,7 @@ _LEGACY = (
     *("cp932", "euc_jp", "gb18030", "big5", "euc_kr"),
 )
 _LARGEST_CHAOS = 0.35
+_LARGEST_CONTROL_SHARE = 0.01
 
 
 def parse_text(content: bytes, name: str) -> ParsedDocument:
@@ -48,17 +49,24 @@ def decode(content: bytes, name: str) -> str:
                 f"{name}: wrong encoding: its first bytes say {encoding}, but byte {error.start} is not"
             ) from None
         text = _decode_legacy(content, name, error.start)
-    if "\x00" in text or len(_CONTROL.findall(text, 0, _GUESS_BYTES)) > min(len(text), _GUESS_BYTES) / 100:
+    if "\x00" in text or looks_binary(text):
         raise UnreadableDocument(f"{name}: it is binary, not text (control characters all over)")
     return text
+
+
+def looks_binary(text: str) -> bool:
+    """Whether control characters that no text has are more than an accident."""
+    controls = len(_CONTROL.findall(text, 0, _GUESS_BYTES))
+    return controls > min(len(text), _GUESS_BYTES) * _LARGEST_CONTROL_SHARE
 
 
 def _decode_legacy(content: bytes, name: str, bad: int) -> str:
     # Guess from a part that has the offending byte in it: guessing is slow, and the whole may be megabytes.
     begin = max(0, bad - _GUESS_BYTES // 2)
-    matches = from_bytes(
-        content[begin : begin + _GUESS_BYTES], cp_isolation=list(_LEGACY), threshold=_LARGEST_CHAOS
-    )
+    sample = content[begin : begin + _GUESS_BYTES]
+    if _is_damaged_utf8(sample):  # which every legacy encoding would make gibberish of
+        raise UnreadableDocument(f"{name}: wrong encoding: it is UTF-8, but not at byte {bad}")
+    matches = from_bytes(sample, cp_isolation=list(_LEGACY), threshold=_LARGEST_CHAOS)
     best = matches.best()
     refused = UnreadableDocument(
         f"{name}: wrong encoding: byte {bad} is not UTF-8 and no other encoding fits; save it as UTF-8"
@@ -72,3 +80,10 @@ def _decode_legacy(content: bytes, name: str, bad: int) -> str:
         return content.decode(encoding)
     except UnicodeDecodeError:
         raise refused from None
+
+
+def _is_damaged_utf8(sample: bytes) -> bool:
+    """Bytes over 127 that make up UTF-8 characters by chance are few, those that do not by damage are fewer."""
+    text = sample.decode("utf-8", "replace")
+    damaged = text.count("\ufffd")
+    return sum(character > "\x7f" for character in text) - damaged > 2 * damaged

@@ -1,0 +1,119 @@
+"""The command line, run as its user runs it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.service import free_port
+from tests.retriever.bad_files import BAD_FILES
+
+pytestmark = pytest.mark.models
+
+
+@pytest.fixture
+def data(tmp_path: Path, model_folder: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "models").symlink_to(model_folder)
+    return folder
+
+
+def refdesk(data: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("REFDESK_")}
+    return subprocess.run(
+        [sys.executable, "-m", "refdesk", *arguments],
+        env=clean | {"REFDESK_DATA": str(data)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+
+
+def test_files_go_in_and_answers_come_out(data: Path, tmp_path: Path) -> None:
+    source = tmp_path / "papers"
+    (source / "deep").mkdir(parents=True)
+    (source / "deep" / "tower.txt").write_text("The tower of Babel Street was built in 1931.")
+    (source / "skip.xyz").write_text("not a known format")
+    (source / "bad.pdf").write_bytes(b"no pdf")
+    done = refdesk(data, "ingest", str(source))
+    assert done.returncode == 1
+    assert "bad.pdf: it is not a PDF" in done.stderr
+    assert "1 done, 1 rejected" in done.stdout
+    again = refdesk(data, "ingest", str(source / "deep"), "--json")
+    assert again.returncode == 0
+    listed = json.loads(refdesk(data, "documents", "list", "--json").stdout)
+    assert [document["source_id"] for document in listed] == ["deep/tower.txt", "tower.txt"]
+    asked = refdesk(data, "ask", "When was the tower of Babel Street built?", "--json", "--max-new-tokens", "24")
+    assert asked.returncode == 0, asked.stderr
+    answer = json.loads(asked.stdout)
+    assert "1931" in answer["answer"]
+    assert answer["citations"][0]["quote"] == "The tower of Babel Street was built in 1931."
+    jobs = json.loads(refdesk(data, "jobs", "list", "--json").stdout)
+    assert [job["state"] for job in jobs] == ["succeeded", "succeeded"]
+    assert refdesk(data, "documents", "delete", "tower.txt").returncode == 0
+    assert refdesk(data, "documents", "text", "deep/tower.txt").stdout.startswith("The tower")
+
+
+def test_every_bad_file_is_named_with_its_reason_and_the_others_come_in(data: Path, tmp_path: Path) -> None:
+    bad = {file.name: file for file in BAD_FILES.values()}
+    for name, content, _ in bad.values():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "good.txt").write_text("Good.")
+    done = refdesk(data, "ingest", *(str(tmp_path / name) for name in [*bad, "good.txt"]))
+    assert done.returncode == 1
+    told = " ".join(done.stderr.split())
+    for file in bad.values():
+        assert file.name in told
+        assert file.reason in told
+    assert refdesk(data, "documents", "list").stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "reason"),
+    [
+        (["ask", "x", "--collection", "nope"], {}, 1, "unknown collection 'nope'"),
+        (["ask", "x", "--colour", "red"], {}, 2, "--colour"),
+        (["ask"], {}, 2, "QUESTION"),
+        (["ingest", "nowhere.txt"], {}, 2, "nowhere.txt"),
+        (["jobs", "show", "nope"], {}, 1, "unknown job 'nope'"),
+        (["documents", "list"], {}, 1, "none exists yet"),
+        (["collections", "create", "Not OK"], {}, 1, "Not OK"),
+        (["keys", "remove", "nope"], {}, 1, "nope"),
+        (["jobs", "list"], {"REFDESK_COLOUR": "red"}, 1, "REFDESK_COLOUR: unknown setting"),
+        (["jobs", "list"], {"REFDESK_PORT": "many"}, 1, "REFDESK_PORT 'many'"),
+        (["jobs", "list"], {"REFDESK_DATABASE": "oracle://x"}, 1, "oracle"),
+        (["jobs", "list"], {"REFDESK_INDEX": "pgvector"}, 1, "needs a postgresql"),
+    ],
+)
+def test_a_mistake_is_told_without_a_traceback(
+    data: Path, arguments: list[str], environment: dict[str, str], code: int, reason: str
+) -> None:
+    done = refdesk(data, *arguments, **environment)
+    assert done.returncode == code
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["", "serve", "ingest", "ask", "documents", "collections", "jobs", "keys"])
+def test_every_command_helps(data: Path, command: str) -> None:
+    done = refdesk(data, *command.split(), "--help")
+    assert done.returncode == 0
+    assert "Usage:" in done.stdout
+
+
+def test_an_address_that_others_reach_is_refused_until_a_key_exists(data: Path) -> None:
+    refused = refdesk(data, "serve", "--host", "0.0.0.0", "--port", str(free_port()))
+    assert refused.returncode == 1
+    assert "not a loopback address" in refused.stderr
+
+
+def test_a_port_that_is_taken_is_told(data: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = refdesk(data, "serve", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1
+    assert "cannot listen" in done.stderr
