@@ -9,7 +9,8 @@ with each two adjacent ones:
   topic, not the answer. A short answer that stands in the quote word for word is covered fully.
 - **What must hold**, else it is no support: every number of the statement is in one sentence of the quote
   (numbers of two sentences belong to two facts), and the quote covers enough of what the statement adds to the
-  question. A statement that adds nothing must be covered nearly whole. An abstention ("not found in the passages") is no statement.
+  question. A statement that adds nothing must be covered nearly whole. An abstention ("not found in the
+  passages") is no statement.
 - **Topic** is the share of the question's words found in the quote with the passage's title, and in the whole
   passage: an answer may stand in many sentences, and the one about the question is meant.
 

@@ -79,7 +79,7 @@ def _title(document: Document) -> str:
     names = {style.style_id: style.name or "" for style in document.styles}
     for paragraph in document.element.body.iter(_PARAGRAPH):
         style = paragraph.find(f"{_W}pPr/{_W}pStyle")
-        if style is not None and names.get(style.get(_W + "val"), "").startswith(("Title", "Heading")):
-            if title := " ".join(_text(paragraph).split()):
-                return title
+        is_heading = style is not None and names.get(style.get(_W + "val"), "").startswith(("Title", "Heading"))
+        if is_heading and (title := " ".join(_text(paragraph).split())):
+            return title
     return ""

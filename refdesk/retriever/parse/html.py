@@ -1,5 +1,6 @@
 """HTML: the text of the page, block by block, without its menus, scripts and styles."""
 
+import re
 from pathlib import PurePosixPath
 
 import trafilatura
@@ -7,22 +8,27 @@ from lxml import etree, html
 
 from refdesk.retriever.errors import UnreadableDocument
 from refdesk.retriever.parse.document import MEDIA_TYPES, ParsedDocument, join_units
-from refdesk.retriever.parse.text import looks_binary
+from refdesk.retriever.parse.text import looks_binary, marked_encoding
 
 # A page whose main text is shorter than this share of all its text is read whole: tables and lists are
 # easily taken for decoration.
 _MAIN_SHARE = 0.5
 
-# Pages without a charset, or of "ISO-8859-1", are in Windows-1252 in truth; the HTML standard reads them so.
-_WINDOWS_1252 = {code: bytes([code]).decode("cp1252", "replace") for code in range(0x80, 0xA0)}
+_CHARSET = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
+_CHARSET_WITHIN_BYTES = 1024
+# A page that says nothing, or one of these, is in Windows-1252 in truth; the HTML standard reads it so.
+_WINDOWS_1252 = {"iso-8859-1", "latin1", "latin-1", "us-ascii", "ascii"}
 
 
 def parse_html(content: bytes, name: str) -> ParsedDocument:
-    """Raises UnreadableDocument for a page without text."""
-    tree = _tree(content)
+    """Raises UnreadableDocument: binary, or a page without text."""
+    source = _decode(content)
+    if looks_binary(source):
+        raise UnreadableDocument(f"{name}: it is binary, not HTML (control characters all over)")
+    tree = _tree(source)
     if tree is None:
         raise UnreadableDocument(f"{name}: there is no HTML in it")
-    title = " ".join((tree.findtext(".//title") or "").translate(_WINDOWS_1252).split())
+    title = " ".join((tree.findtext(".//title") or "").split())
     etree.strip_elements(tree, "script", "style", "noscript", "template", "head", etree.Comment, with_tail=False)
     everything = _blocks(tree)
     main = trafilatura.extract(tree, include_comments=False, include_tables=True, favor_recall=True) or ""
@@ -31,25 +37,32 @@ def parse_html(content: bytes, name: str) -> ParsedDocument:
     if lost_tables or sum(map(len, blocks)) < _MAIN_SHARE * sum(map(len, everything)):
         blocks = everything
     text, starts = join_units(blocks, "\n\n")
-    text = text.translate(_WINDOWS_1252)
     if not text.strip():
         raise UnreadableDocument(f"{name}: there is no text in this HTML page")
-    if looks_binary(text):
-        raise UnreadableDocument(f"{name}: it is binary, not HTML (control characters all over)")
     return ParsedDocument(text, title or PurePosixPath(name).stem, MEDIA_TYPES["html"], "block", starts or (0,))
 
 
-def _tree(content: bytes) -> html.HtmlElement | None:
+def _tree(source: str) -> html.HtmlElement | None:
     try:
-        # A declared charset is honoured by lxml; without one, UTF-8 is tried before the parser's guess.
-        try:
-            content.decode("utf-8")
-            parser = html.HTMLParser(encoding="utf-8")
-        except UnicodeDecodeError:
-            parser = html.HTMLParser()
-        return html.document_fromstring(content, parser=parser)
+        return html.document_fromstring(source.encode(), parser=html.HTMLParser(encoding="utf-8"))
     except (etree.ParserError, ValueError):
         return None
+
+
+def _decode(content: bytes) -> str:
+    """By the byte order mark, as UTF-8 where that fits, else by the declared charset, else as Windows-1252."""
+    encoding = marked_encoding(content)
+    if encoding is not None:
+        return content.decode(encoding, "replace")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        declared = _CHARSET.search(content, 0, _CHARSET_WITHIN_BYTES)
+        label = declared[1].decode("ascii", "replace").lower() if declared else "cp1252"
+    try:
+        return content.decode("cp1252" if label in _WINDOWS_1252 else label, "replace")
+    except (LookupError, UnicodeError):
+        return content.decode("cp1252", "replace")
 
 
 _BLOCKS = frozenset(

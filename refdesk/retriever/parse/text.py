@@ -38,7 +38,7 @@ def decode(content: bytes, name: str) -> str:
     Raises:
         UnreadableDocument: binary content, or bytes that no encoding explains.
     """
-    encoding = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), None)
+    encoding = marked_encoding(content)
     if encoding is None and b"\x00" in content:
         raise UnreadableDocument(f"{name}: it is binary, not text (a zero byte at {content.index(0)})")
     try:
@@ -52,6 +52,11 @@ def decode(content: bytes, name: str) -> str:
     if "\x00" in text or looks_binary(text):
         raise UnreadableDocument(f"{name}: it is binary, not text (control characters all over)")
     return text
+
+
+def marked_encoding(content: bytes) -> str | None:
+    """The encoding that a byte order mark tells."""
+    return next((encoding for mark, encoding in _MARKS if content.startswith(mark)), None)
 
 
 def looks_binary(text: str) -> bool:
