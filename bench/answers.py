@@ -3,6 +3,7 @@
 import csv
 import fnmatch
 import random
+import re
 import sys
 import tempfile
 import time
@@ -104,7 +105,8 @@ def _page_texts(data: Path, name: str, page: int) -> str:
 
 
 def _squeeze(text: str) -> str:
-    return "".join(text.replace("\ufffe", "").split())
+    # Hyphens at line ends are told apart by nobody but the parser.
+    return re.sub("[\\s\ufffe\x02\xad-]", "", text)
 
 
 if __name__ == "__main__":

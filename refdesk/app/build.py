@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine as Database
 from sqlalchemy import text
@@ -11,8 +12,6 @@ from refdesk.app.intake import Intake, Upload, take_in
 from refdesk.app.settings import Settings
 from refdesk.app.worker import Ingestion, Worker
 from refdesk.database import open_database
-from refdesk.reader.engine import Engine
-from refdesk.reader.model import ReaderModel, load_model
 from refdesk.reader.passage import Passage
 from refdesk.reader.qa import QA
 from refdesk.retriever.collections import (
@@ -27,6 +26,10 @@ from refdesk.retriever.errors import UnknownCollection
 from refdesk.retriever.index import VectorIndex
 from refdesk.retriever.index.flat import FaissIndex
 from refdesk.retriever.store import ChunkStore
+
+if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
+    from refdesk.reader.engine import Engine
+    from refdesk.reader.model import ReaderModel
 
 
 class Desk:
@@ -57,10 +60,13 @@ class Desk:
             return self._embedder
 
     @property
-    def reader(self) -> tuple[ReaderModel, Engine]:
+    def reader(self) -> "tuple[ReaderModel, Engine]":
         """The model and the engine that generates with it, loaded once."""
         with self._loading:
             if self._reader is None:
+                from refdesk.reader.engine import Engine
+                from refdesk.reader.model import load_model
+
                 model = load_model(
                     self.settings.model or None,
                     self.settings.data,

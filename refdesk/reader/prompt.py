@@ -6,10 +6,13 @@ passage carries its title but no rank, so its text is the same in every request 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from refdesk.reader.errors import PromptTooLong
-from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
+
+if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
+    from refdesk.reader.model import ReaderModel
 
 _SYSTEM = (
     "You are a reference desk. Answer the question in one short sentence, using only the passages."
@@ -27,7 +30,7 @@ class Prompt:
     dropped: tuple[Passage, ...]
 
 
-def build_prompt(question: str, passages: Sequence[Passage], model: ReaderModel, max_new_tokens: int) -> Prompt:
+def build_prompt(question: str, passages: Sequence[Passage], model: "ReaderModel", max_new_tokens: int) -> Prompt:
     """The longest prompt that leaves room for `max_new_tokens` in the model's window.
 
     `passages` come best first. The worst are dropped until the rest fits.
@@ -56,7 +59,7 @@ def build_prompt(question: str, passages: Sequence[Passage], model: ReaderModel,
     return Prompt(tuple(ids), ranked[:fitting], ranked[fitting:])
 
 
-def _encode(question: str, passages: tuple[Passage, ...], model: ReaderModel) -> list[int]:
+def _encode(question: str, passages: tuple[Passage, ...], model: "ReaderModel") -> list[int]:
     """The conversation in the model's own chat format, ready for the answer's first token."""
     stretches = [f"Title: {passage.title}\n{passage.text.strip()}" for passage in passages]
     content = "\n\n".join([*stretches, f"Question: {question.strip()}"])

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from refdesk.reader.citations import Citation, cite
-from refdesk.reader.engine import Engine
 from refdesk.reader.errors import DeadlineExceeded, InvalidOption
 from refdesk.reader.generation import FinishReason, Generation, GenerationRequest, check_sampling
-from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
 from refdesk.reader.prompt import Prompt, build_prompt
+
+if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
+    from refdesk.reader.engine import Engine
+    from refdesk.reader.model import ReaderModel
 
 NOTHING_FOUND = "I could not find anything about this in the collection."
 
@@ -103,7 +105,7 @@ class QA:
     """Answers questions. `retrieve(question, k, documents)` gives at most `k` passages, best first; `model` must
     be the one that `engine` runs."""
 
-    def __init__(self, retrieve: Retrieve, model: ReaderModel, engine: Engine) -> None:
+    def __init__(self, retrieve: Retrieve, model: "ReaderModel", engine: "Engine") -> None:
         self._retrieve = retrieve
         self._model = model
         self._engine = engine

@@ -19,7 +19,12 @@ def pairs(texts: list[str]) -> list[int]:
     return [len(text) // 2 + 1 for text in texts]
 
 
-@given(TEXTS, st.integers(2, 12), st.integers(0, 6), st.sampled_from([words, pairs]))
+def breaks(texts: list[str]) -> list[int]:
+    """A counter whose wholes cost more than their parts: white space is a token too."""
+    return [len(text.split()) + sum(map(str.isspace, text)) for text in texts]
+
+
+@given(TEXTS, st.integers(2, 12), st.integers(0, 6), st.sampled_from([words, pairs, breaks]))
 def test_every_character_is_covered_and_no_chunk_is_too_large(text, size, overlap, count) -> None:
     spans = chunk_text(text, size, min(overlap, size - 1), count)
     covered = set()
@@ -64,6 +69,25 @@ def test_a_table_is_cut_at_its_lines() -> None:
 def test_a_string_without_breaks_is_cut_anywhere() -> None:
     spans = chunk_text("x" * 100, 10, 0, pairs)
     assert "".join("x" * (end - start) for start, end in spans) == "x" * 100
+
+
+def test_text_without_sentences_fills_its_windows_and_overlaps() -> None:
+    text = " ".join(f"w{i}" for i in range(1000))
+    spans = chunk_text(text, 100, 20, words)
+    assert [len(text[start:end].split()) for start, end in spans[:-1]] == [100] * (len(spans) - 1)
+    assert text[spans[1].start : spans[0].end].split() == [f"w{i}" for i in range(80, 100)]
+
+
+@pytest.mark.parametrize("text", ["word " * 20_000, "字" * 20_000, "cell 1\n" * 20_000, "One. Two! " * 5_000])
+def test_the_counter_is_asked_in_a_few_batches(text: str) -> None:
+    batches = []
+
+    def count(texts: list[str]) -> list[int]:
+        batches.append(len(texts))
+        return pairs(texts)
+
+    chunk_text(text, 50, 10, count)
+    assert len(batches) <= 5
 
 
 def test_white_space_has_no_chunks() -> None:

@@ -12,7 +12,7 @@ from refdesk.retriever.parse.document import MEDIA_TYPES, ParsedDocument, line_s
 _MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
@@ -42,7 +42,8 @@ def decode(content: bytes, name: str) -> str:
     if encoding is None and b"\x00" in content:
         raise UnreadableDocument(f"{name}: it is binary, not text (a zero byte at {content.index(0)})")
     try:
-        text = content.decode(encoding or "utf-8")
+        # Not "utf-8-sig", whose errors count bytes from behind the mark.
+        text = content.decode(encoding or "utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         if encoding is not None:
             raise UnreadableDocument(
