@@ -3,11 +3,12 @@
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from bench.service import Service
 from tests.retriever.bad_files import BAD_FILES
 
-QUESTIONS = {
+QUESTIONS: dict[str, dict[str, Any]] = {
     "empty question": {"question": ""},
     "k of 0": {"question": "x", "k": 0},
     "k of a million": {"question": "x", "k": 1_000_000},

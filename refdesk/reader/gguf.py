@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from refdesk.progress_bars import no_progress_bars
 from refdesk.reader.fingerprint import file_identity
-from refdesk.reader.progress_bars import no_progress_bars
 
 _HALF_MADE = ".half-made-"
 _ABANDONED_S = 3600.0

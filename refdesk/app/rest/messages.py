@@ -10,19 +10,21 @@ from refdesk.reader.qa import Answer, AnswerOptions
 from refdesk.retriever.collections import Collection
 from refdesk.retriever.documents import Document
 
+_DEFAULT = AnswerOptions()
+
 
 class AnswerRequest(msgspec.Struct, forbid_unknown_fields=True):
     """A question, and how to answer it; an option that is left out has the default of docs/api.md."""
 
     question: str
     collection: str = "default"
-    k: int = 5
+    k: int = _DEFAULT.k
     documents: list[str] | None = None
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
+    max_new_tokens: int = _DEFAULT.max_new_tokens
+    temperature: float = _DEFAULT.temperature
+    top_p: float = _DEFAULT.top_p
     seed: int | None = None
-    stop: list[str] = []
+    stop: list[str] = msgspec.field(default_factory=lambda: list(_DEFAULT.stop))
     deadline_s: float | None = None
     stream: bool = False
 
