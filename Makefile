@@ -11,7 +11,7 @@ demo: $(STAMP)  ## ingest the manual in docs/, ask it questions, print cited ans
 	$(BIN)/refdesk --data .demo ask \
 		"What is the default chunk size of a collection?" \
 		"Which port does the service listen on?" \
-		"How long does it take until an expired lease is taken over?"
+		"Which header does every request under /v1 need as soon as a key exists?"
 
 test: $(STAMP)  ## every promise; starts the PostgreSQL and the browser that it needs
 	$(BIN)/python -m pytest

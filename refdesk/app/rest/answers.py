@@ -13,7 +13,7 @@ from litestar.response import Response, ServerSentEvent, ServerSentEventMessage
 
 from refdesk.app.build import Desk
 from refdesk.app.problems import problem_of
-from refdesk.app.rest.messages import AnswerMessage, AnswerRequest, answer_message
+from refdesk.app.rest.messages import AnswerMessage, AnswerRequest, answer_message, passage_message
 from refdesk.reader.qa import Done, Event, Retrieved, Token
 
 log = structlog.get_logger()
@@ -67,19 +67,7 @@ async def _as_sent(events: Iterator[Event], first: Event, model: str) -> AsyncIt
 
 def _messages(event: Event, model: str) -> Iterator[ServerSentEventMessage]:
     if isinstance(event, Retrieved):
-        yield _message(
-            "retrieval",
-            [
-                {
-                    "document": p.document_id,
-                    "title": p.title,
-                    "start": p.start,
-                    "end": p.end,
-                    "score": p.score,
-                }
-                for p in event.passages
-            ],
-        )
+        yield _message("retrieval", [passage_message(passage) for passage in event.passages])
     elif isinstance(event, Token):
         yield _message("token", {"text": event.text})
     elif isinstance(event, Done):

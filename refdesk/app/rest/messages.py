@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from refdesk.app.jobs import Job
+from refdesk.reader.passage import Passage
 from refdesk.reader.qa import Answer, AnswerOptions
 from refdesk.retriever.collections import Collection
 from refdesk.retriever.documents import Document
@@ -61,6 +62,17 @@ class CitationMessage(msgspec.Struct):
     quote: str
 
 
+class PassageMessage(msgspec.Struct):
+    """A passage that the answer was made from; `score` tells only the order."""
+
+    document: str
+    title: str
+    page: int | None
+    start: int
+    end: int
+    score: float
+
+
 class UsageMessage(msgspec.Struct):
     """What an answer cost; seconds by stage, KV entries over layers and heads at their peak."""
 
@@ -79,6 +91,7 @@ class AnswerMessage(msgspec.Struct):
 
     answer: str
     citations: list[CitationMessage]
+    passages: list[PassageMessage]
     usage: UsageMessage
     finish_reason: str
     model: str
@@ -186,9 +199,22 @@ def answer_message(answer: Answer, model: str) -> AnswerMessage:
             )
             for citation in answer.citations
         ],
+        passages=[passage_message(passage) for passage in answer.passages],
         usage=msgspec.convert(answer.usage, UsageMessage, from_attributes=True),
         finish_reason=answer.finish_reason,
         model=model,
+    )
+
+
+def passage_message(passage: Passage) -> PassageMessage:
+    """A passage for the wire."""
+    return PassageMessage(
+        document=passage.document_id,
+        title=passage.title,
+        page=passage.page,
+        start=passage.start,
+        end=passage.end,
+        score=passage.score,
     )
 
 
