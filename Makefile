@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/pip --disable-pip-version-check -q
 
-.PHONY: demo test check serve bench clean
+.PHONY: demo test browser check serve bench clean
 
 demo: $(STAMP)  ## ingest the manual in docs/, ask it questions, print cited answers and their cost
 	$(BIN)/refdesk --data .demo ingest docs
@@ -13,8 +13,14 @@ demo: $(STAMP)  ## ingest the manual in docs/, ask it questions, print cited ans
 		"Which port does the service listen on?" \
 		"Which header does every request under /v1 need as soon as a key exists?"
 
-test: $(STAMP)  ## every promise; starts the PostgreSQL and the browser that it needs
+test: $(STAMP) browser  ## every promise; starts the PostgreSQL and the browser that it needs
 	$(BIN)/python -m pytest
+
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -q >/dev/null && \
+		apt-get install -y -q --no-install-recommends chromium >/dev/null; } || \
+		echo "no Chromium, and it could not be installed: the test of the API page will be skipped"
 
 check: $(STAMP)  ## ruff, mypy, import directions
 	$(BIN)/ruff check .
