@@ -17,7 +17,7 @@ test: $(STAMP) browser  ## every promise; starts the PostgreSQL and the browser 
 	$(BIN)/python -m pytest
 
 browser:
-	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || \
 		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -q >/dev/null && \
 		apt-get install -y -q --no-install-recommends chromium >/dev/null; } || \
 		echo "no Chromium, and it could not be installed: the test of the API page will be skipped"

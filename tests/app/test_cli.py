@@ -46,14 +46,15 @@ def test_files_go_in_and_answers_come_out(data: Path, tmp_path: Path) -> None:
     assert "1 done, 1 rejected" in done.stdout
     again = refdesk(data, "ingest", str(source / "deep"), "--json")
     assert again.returncode == 0
-    listed = json.loads(refdesk(data, "documents", "list", "--json").stdout)
+    assert [job["state"] for job in json.loads(again.stdout)["jobs"]] == ["succeeded"]
+    listed = json.loads(refdesk(data, "documents", "--json").stdout)
     assert [document["source_id"] for document in listed] == ["deep/tower.txt", "tower.txt"]
     asked = refdesk(data, "ask", "When was the tower of Babel Street built?", "--json", "--max-new-tokens", "24")
     assert asked.returncode == 0, asked.stderr
     answer = json.loads(asked.stdout)
     assert "1931" in answer["answer"]
     assert answer["citations"][0]["quote"] == "The tower of Babel Street was built in 1931."
-    jobs = json.loads(refdesk(data, "jobs", "list", "--json").stdout)
+    jobs = json.loads(refdesk(data, "jobs", "--json").stdout)
     assert [job["state"] for job in jobs] == ["succeeded", "succeeded"]
     assert refdesk(data, "documents", "delete", "tower.txt").returncode == 0
     assert refdesk(data, "documents", "text", "deep/tower.txt").stdout.startswith("The tower")
@@ -82,6 +83,7 @@ def test_every_bad_file_is_named_with_its_reason_and_the_others_come_in(data: Pa
         (["ingest", "nowhere.txt"], {}, 2, "nowhere.txt"),
         (["jobs", "show", "nope"], {}, 1, "unknown job 'nope'"),
         (["documents", "list"], {}, 1, "none exists yet"),
+        (["documents", "--json", "list"], {}, 2, "behind 'list'"),
         (["collections", "create", "Not OK"], {}, 1, "Not OK"),
         (["keys", "remove", "nope"], {}, 1, "nope"),
         (["jobs", "list"], {"REFDESK_COLOUR": "red"}, 1, "REFDESK_COLOUR: unknown setting"),

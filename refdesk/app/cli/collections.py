@@ -2,15 +2,18 @@
 
 import click
 
-from refdesk.app.cli.output import as_json, open_desk, print_json
+from refdesk.app.cli.output import as_json, list_unless_told, open_desk, print_json
 from refdesk.app.rest.messages import collection_message
 from refdesk.app.settings import Settings
 from refdesk.retriever.collections import list_collections
 
 
-@click.group()
-def collections() -> None:
+@click.group(invoke_without_command=True)
+@as_json
+@click.pass_context
+def collections(context: click.Context, /, as_json: bool) -> None:
     """List, create and delete collections."""
+    list_unless_told(context, list_all)
 
 
 @collections.command("list")

@@ -2,7 +2,7 @@
 
 import click
 
-from refdesk.app.cli.output import as_json, in_collection, open_desk, print_json
+from refdesk.app.cli.output import as_json, in_collection, list_unless_told, open_desk, print_json
 from refdesk.app.rest.messages import document_message
 from refdesk.app.settings import Settings
 from refdesk.retriever.collections import get_collection
@@ -11,9 +11,13 @@ from refdesk.retriever.documents import document_text, get_document, list_docume
 _PAGE = 500
 
 
-@click.group()
-def documents() -> None:
+@click.group(invoke_without_command=True)
+@in_collection
+@as_json
+@click.pass_context
+def documents(context: click.Context, /, collection: str, as_json: bool) -> None:
     """List, show and delete documents."""
+    list_unless_told(context, list_all)
 
 
 @documents.command("list")

@@ -34,24 +34,24 @@ def ingest(settings: Settings, paths: tuple[Path, ...], collection: str, as_json
     A file's name (in a folder: its path from there) is its source id: the same content again does no
     work, new content replaces the old. Exit code 1 if any file could not be taken in.
     """
-    failures = 0
-    reports = []
+    jobs: list[Job] = []
+    refused: list[tuple[str, str]] = []
     with open_desk(settings) as desk:
         target = desk.ensure_collection(collection)
         desk.start()
         for batch in _batches(_files(paths)):
-            job, refused = _ingest(desk, target, batch)
-            for source_id, reason in refused:
+            job, reasons = _ingest(desk, target, batch)
+            refused += reasons
+            for source_id, reason in reasons:
                 notes.print(f"{source_id}: {reason}", style="red", markup=False)
-            failures += len(refused)
             if job is not None:
-                failures += job.state != "succeeded"
-                reports.append(job_message(job))
+                jobs.append(job)
                 if not as_json:
                     _tell(job)
     if as_json:
-        print_json(reports)
-    sys.exit(1 if failures else 0)
+        rejected = [{"source_id": source_id, "detail": reason} for source_id, reason in refused]
+        print_json({"jobs": [job_message(job) for job in jobs], "rejected": rejected})
+    sys.exit(1 if refused or any(job.state != "succeeded" for job in jobs) else 0)
 
 
 def _ingest(desk: Desk, collection: Collection, batch: list[Upload]) -> tuple[Job | None, list[tuple[str, str]]]:

@@ -2,15 +2,19 @@
 
 import click
 
-from refdesk.app.cli.output import as_json, open_desk, print_json
+from refdesk.app.cli.output import as_json, list_unless_told, open_desk, print_json
 from refdesk.app.jobs import Job, cancel_job, get_job, list_jobs
 from refdesk.app.rest.messages import job_message
 from refdesk.app.settings import Settings
 
 
-@click.group()
-def jobs() -> None:
+@click.group(invoke_without_command=True)
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@as_json
+@click.pass_context
+def jobs(context: click.Context, /, limit: int, as_json: bool) -> None:
     """List, show and cancel jobs."""
+    list_unless_told(context, list_newest)
 
 
 @jobs.command("list")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 import msgspec
 import structlog
+from click.core import ParameterSource
 from rich.console import Console
 
 from refdesk.app.build import Desk
@@ -39,6 +40,16 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for p
 in_collection = click.option(
     "--collection", "-c", default="default", show_default=True, help="The collection's name."
 )
+
+
+def list_unless_told(context: click.Context, listing: click.Command) -> None:
+    """A group without a subcommand lists; options before a subcommand, which would be lost, are refused."""
+    if context.invoked_subcommand is None:
+        context.forward(listing)
+        return
+    for name in context.params:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"write the options behind {context.invoked_subcommand!r}", context)
 
 
 @contextlib.contextmanager
