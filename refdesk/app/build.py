@@ -46,6 +46,7 @@ class Desk:
         self.engine: Database = open_database(settings.database_url)
         self._report = report
         self._loading = threading.RLock()
+        self._loading_reader = threading.Lock()  # of its own: documents come in while the model loads
         self._embedder: Embedder | None = None
         self._reader: tuple[ReaderModel, Engine] | None = None
         self._stores: dict[str, ChunkStore] = {}
@@ -62,7 +63,7 @@ class Desk:
     @property
     def reader(self) -> "tuple[ReaderModel, Engine]":
         """The model and the engine that generates with it, loaded once."""
-        with self._loading:
+        with self._loading_reader:
             if self._reader is None:
                 from refdesk.reader.engine import Engine
                 from refdesk.reader.model import load_model

@@ -24,7 +24,7 @@ from refdesk.app.jobs import (
 from refdesk.database import transaction
 from refdesk.retriever.collections import Collection, get_collection
 from refdesk.retriever.documents import discard
-from refdesk.retriever.errors import RetrieverError, UnknownDocument
+from refdesk.retriever.errors import EmbedderMismatch, RetrieverError, UnknownDocument
 from refdesk.retriever.ingest import PassageEmbedder, ingest
 from refdesk.retriever.store import ChunkStore
 
@@ -105,6 +105,12 @@ class Worker:
 
     def _work(self, job: Job) -> None:
         collection = get_collection(self._engine, job.collection)
+        try:
+            store = self._ingestion.open_store(collection)
+        except EmbedderMismatch as error:  # vectors of another model would spoil the collection
+            with transaction(self._engine) as connection:
+                finish(connection, job.id, error=str(error))
+            return
         todo = [(item, item.document_id) for item in job.items if item.document_id is not None]
         done = 0
         for item, document_id in todo:
@@ -122,7 +128,7 @@ class Worker:
             done += size
         if todo:
             renew(self._engine, job.id, self._name, stage="index")
-            self._ingestion.open_store(collection).refresh(flush=True)
+            store.refresh(flush=True)
         with transaction(self._engine) as connection:
             finish(connection, job.id)
 

@@ -159,6 +159,22 @@ def test_a_worker_that_stops_leaves_the_job_to_the_next(
     assert get_job(engine, job_id).state == "succeeded"
 
 
+def test_a_job_is_never_done_by_another_embedder(
+    engine: Engine, collection: Collection, open_index: Callable[[Collection], VectorIndex]
+) -> None:
+    job_id = take_in(engine, collection, uploads("a.txt"), max_bytes=LIMIT).job_id
+    other = WordEmbedder(name="other")
+
+    def open_store(of: Collection) -> ChunkStore:
+        return ChunkStore(engine, of, other, open_index(of))
+
+    Worker(Ingestion(engine, lambda: other, open_store)).run_one()
+    job = get_job(engine, job_id)
+    assert job.state == "failed"
+    assert "embedded by words" in str(job.error)
+    assert pending(engine) == 0
+
+
 def test_the_sources_of_one_request_are_told_apart(engine: Engine, collection: Collection) -> None:
     with pytest.raises(InvalidUpload, match="twice"):
         take_in(engine, collection, uploads("a.txt", "a.txt"), max_bytes=LIMIT)
