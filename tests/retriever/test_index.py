@@ -207,10 +207,13 @@ def test_a_damaged_file_starts_an_empty_index(tmp_path: Path, damage: str) -> No
     assert FaissIndex(path, DIMENSION).ids().tolist() == []
 
 
-def test_a_flush_that_was_cut_short_leaves_the_old_index(tmp_path: Path) -> None:
+def test_a_flush_that_was_cut_short_leaves_the_old_index_and_goes_with_it(tmp_path: Path) -> None:
     path = tmp_path / "x.faiss"
     index = FaissIndex(path, DIMENSION)
     index.add(np.arange(20), unit(1, 20))
     index.flush()
     path.with_suffix(".123.tmp").write_bytes(path.read_bytes()[:50])
-    assert FaissIndex(path, DIMENSION).ids().tolist() == list(range(20))
+    again = FaissIndex(path, DIMENSION)
+    assert again.ids().tolist() == list(range(20))
+    again.drop()
+    assert list(tmp_path.iterdir()) == []

@@ -86,5 +86,6 @@ class FaissIndex:
 
     def drop(self) -> None:
         with self._lock:
-            self._path.unlink(missing_ok=True)
+            for file in (self._path, *self._path.parent.glob(f"{self._path.stem}.*.tmp")):  # a killed flush's too
+                file.unlink(missing_ok=True)
             self._index.reset()
