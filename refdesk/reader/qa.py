@@ -25,7 +25,7 @@ class AnswerOptions:
     """What a caller may choose for one question.
 
     `k`: passages to retrieve, 1 to 100; few by default, for a small model reads worse with every distractor.
-    `stop`: by default an answer is one paragraph. `documents`: the sources to look in, by id; None for all.
+    `stop`: by default where a small model goes on with a question or a heading of its own.
     `deadline_s`: for the whole answer, from the call. The rest as in `GenerationRequest`.
 
     Raises:
@@ -33,11 +33,11 @@ class AnswerOptions:
     """
 
     k: int = 3
-    max_new_tokens: int = 96
+    max_new_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
-    stop: tuple[str, ...] = ("\n\n",)
+    stop: tuple[str, ...] = ("\n\nQuestion:", "\n\n##")
     deadline_s: float | None = None
     documents: tuple[str, ...] | None = None
 
