@@ -270,7 +270,7 @@ def test_the_description_names_no_other_host(client: httpx.Client) -> None:
 def test_the_description_is_shown_by_a_browser_without_a_network(client: httpx.Client, tmp_path: Path) -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
-        pytest.skip("no Chromium on this machine: install the package chromium")
+        pytest.skip("no Chromium, and `make test` may install one only as root on Debian or Ubuntu")
     flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
     shown = subprocess.run(
         [

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import anyio.to_thread
 import msgspec
-import structlog
 from litestar import Controller, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
@@ -15,8 +14,6 @@ from refdesk.app.build import Desk
 from refdesk.app.problems import problem_of
 from refdesk.app.rest.messages import AnswerMessage, AnswerRequest, answer_message, passage_message
 from refdesk.reader.qa import Done, Event, Retrieved, Token
-
-log = structlog.get_logger()
 
 
 class AnswersController(Controller):
