@@ -10,6 +10,7 @@ config asks for are not applied.
 """
 
 from collections import deque
+from copy import deepcopy
 from threading import Condition, Thread
 from time import perf_counter
 from types import TracebackType
@@ -52,8 +53,9 @@ class Engine:
             PromptTooLong: prompt and answer do not fit the model's window.
             EngineClosed: after `close()`.
         """
-        if len(request.token_ids) + request.max_new_tokens > self._model.window:
-            raise PromptTooLong(len(request.token_ids), request.max_new_tokens, self._model.window)
+        behind = max(request.max_new_tokens, *map(len, request.continuations), 0)
+        if len(request.token_ids) + behind > self._model.window:
+            raise PromptTooLong(len(request.token_ids), behind, self._model.window)
         job = _Job(request, self._model, Stream(self._cancel))
         with self._changed:
             if self._closed:
@@ -123,6 +125,11 @@ class Engine:
             if self._ended(job):
                 return
             logits = job.forward(prompt[start : start + self._chunk_tokens])
+        job.read = perf_counter()
+        for continuation in job.request.continuations:
+            if self._ended(job):
+                return
+            job.score(logits, continuation)
         job.decode_started = perf_counter()
         while not job.accept(logits) and not self._ended(job):
             logits = job.forward(job.generated[-1:])
@@ -154,11 +161,13 @@ class _Job:
         self.generated: list[int] = []
         self.submitted = perf_counter()
         self.prefill_started: float | None = None
+        self.read: float | None = None  # when the prompt was
         self.decode_started: float | None = None
         self._model = model
         self._cache: Any = None
         self._seen = 0
         self._text: list[str] = []
+        self._nll: list[tuple[float, ...]] = []
         self._sampler = Sampler(request.temperature, request.top_p, request.seed)
         self._detokenizer = Detokenizer(model.tokenizer)
         self._stop = StopFilter(request.stop)
@@ -171,17 +180,32 @@ class _Job:
         """Read more tokens; the logits `[vocabulary]` after the last of them."""
         if self._cache is None:
             self._cache = DynamicCache(config=self._model.model.config)
+        logits = self._forward(token_ids, self._cache, keep=1)[-1]
+        self._seen += len(token_ids)
+        return logits
+
+    def score(self, logits: torch.Tensor, continuation: tuple[int, ...]) -> None:
+        """Note how likely `continuation` is behind the prompt, whose last logits these are."""
+        rows = logits[None]
+        if len(continuation) > 1:
+            cache = deepcopy(self._cache)  # the one in use must not see it, and not every kind can be cut back
+            behind = self._forward(continuation[:-1], cache, keep=len(continuation) - 1)
+            rows = torch.cat([rows, behind])
+        target = torch.tensor(continuation, device=rows.device)
+        self._nll.append(tuple(torch.nn.functional.cross_entropy(rows.float(), target, reduction="none").tolist()))
+
+    def _forward(self, token_ids: tuple[int, ...] | list[int], cache: Any, keep: int) -> torch.Tensor:
+        """The logits `[keep, vocabulary]` after the last `keep` of these tokens, which go behind those seen."""
         device = self._model.device
         positions = torch.arange(self._seen, self._seen + len(token_ids), device=device)
         output = self._model.model(
             input_ids=torch.tensor([token_ids], device=device),
             position_ids=positions[None],
-            past_key_values=self._cache,
+            past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=keep,
         )
-        self._seen += len(token_ids)
-        logits: torch.Tensor = output.logits[0, -1]
+        logits: torch.Tensor = output.logits[0]
         return logits
 
     def accept(self, logits: torch.Tensor) -> bool:
@@ -207,6 +231,7 @@ class _Job:
         now = perf_counter()
         self._put(self._stop.flush())
         prefill_started = self.prefill_started or now
+        read = self.read or now
         decode_started = self.decode_started or now
         entries, size = self._held()
         self._cache = None
@@ -218,10 +243,12 @@ class _Job:
                 prompt_tokens=len(self.request.token_ids),
                 completion_tokens=len(self.generated),
                 queue_s=prefill_started - self.submitted,
-                prefill_s=decode_started - prefill_started,
+                prefill_s=read - prefill_started,
                 decode_s=now - decode_started,
                 kv_entries=entries,
                 kv_bytes=size,
+                continuation_nll=tuple(self._nll),
+                score_s=decode_started - read,
             )
         )
 

@@ -31,7 +31,8 @@ class GenerationRequest:
 
     `temperature` 0 is greedy and ignores `top_p` and `seed`; without a `seed` sampling differs from run to
     run. `stop`: the text ends before the first of these strings. `deadline_s`: seconds from submission, time
-    in the queue included.
+    in the queue included. `continuations`: token ids whose likelihood behind the prompt is asked for besides;
+    they change nothing of what is generated.
 
     Raises:
         InvalidOption: a value out of range, or no tokens at all.
@@ -44,10 +45,13 @@ class GenerationRequest:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     deadline_s: float | None = None
+    continuations: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.token_ids:
             raise InvalidOption("token_ids", self.token_ids, "at least one token")
+        if not all(self.continuations):
+            raise InvalidOption("continuations", self.continuations, "at least one token each")
         check_sampling(self.max_new_tokens, self.temperature, self.top_p, self.stop, self.deadline_s)
 
 
@@ -63,6 +67,10 @@ class Generation:
     `kv_entries` is the memory held at the peak: key/value pairs of one head, summed over layers and KV heads,
     so a model of 30 layers with 3 KV heads holds 90 per token. `kv_bytes` is the same in bytes. The token
     generated last is never read back and has no entries.
+
+    `continuation_nll`: for each continuation asked for, in order, the negative log-likelihood of each of its
+    tokens (nats), given the prompt as it was held in memory and the tokens before it; `score_s` is what that took,
+    which is in no other time. Empty where the generation ended before the prompt was read.
     """
 
     text: str
@@ -75,3 +83,5 @@ class Generation:
     decode_s: float
     kv_entries: int
     kv_bytes: int
+    continuation_nll: tuple[tuple[float, ...], ...] = ()
+    score_s: float = 0.0

@@ -18,6 +18,7 @@ _SYSTEM = (
     "You are a reference desk. Answer the question in one short sentence, using only the passages."
     " If the passages do not answer it, say that it cannot be found in them."
 )
+_SYSTEM_CLOSED_BOOK = "Answer the question in one short sentence."
 _MARK = "\u2063refdesk\u2063"  # stands for the content while the chat template is rendered
 
 
@@ -33,7 +34,8 @@ class Prompt:
 def build_prompt(question: str, passages: Sequence[Passage], model: "ReaderModel", max_new_tokens: int) -> Prompt:
     """The longest prompt that leaves room for `max_new_tokens` in the model's window.
 
-    `passages` come best first. The worst are dropped until the rest fits.
+    `passages` come best first. The worst are dropped until the rest fits. Without any, the model is asked what it
+    knows by itself.
 
     Raises:
         PromptTooLong: the question alone does not fit, or not even with the best passage only.
@@ -63,9 +65,10 @@ def _encode(question: str, passages: tuple[Passage, ...], model: "ReaderModel") 
     """The conversation in the model's own chat format, ready for the answer's first token."""
     stretches = [f"Title: {passage.title}\n{passage.text.strip()}" for passage in passages]
     content = "\n\n".join([*stretches, f"Question: {question.strip()}"])
-    messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _MARK}]
+    system = _SYSTEM if passages else _SYSTEM_CLOSED_BOOK
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": _MARK}]
     if model.tokenizer.chat_template is None:  # a base model: plain text, its own first token if it has one
-        before, after = f"{_SYSTEM}\n\n", "\nAnswer:"
+        before, after = f"{system}\n\n", "\nAnswer:"
     else:
         rendered: str = model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         before, after = rendered.split(_MARK)
@@ -80,3 +83,11 @@ def _encode(question: str, passages: tuple[Passage, ...], model: "ReaderModel") 
         *model.literal_tokenizer.encode(content, add_special_tokens=False).ids,
         *model.tokenizer.encode(after, add_special_tokens=False),
     ]
+
+
+def encode_answer(text: str, model: "ReaderModel") -> tuple[int, ...]:
+    """The token ids of an answer as it stands behind the prompt."""
+    space = (
+        " " if model.tokenizer.chat_template is None else ""
+    )  # behind "Answer:", a template ends with a new line
+    return tuple(model.literal_tokenizer.encode(space + text.strip(), add_special_tokens=False).ids)

@@ -9,7 +9,7 @@ from refdesk.reader.citations import Citation, cite
 from refdesk.reader.errors import DeadlineExceeded, InvalidOption
 from refdesk.reader.generation import FinishReason, Generation, GenerationRequest, check_sampling
 from refdesk.reader.passage import Passage
-from refdesk.reader.prompt import Prompt, build_prompt
+from refdesk.reader.prompt import Prompt, build_prompt, encode_answer
 
 if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
     from refdesk.reader.engine import Engine
@@ -26,7 +26,8 @@ class AnswerOptions:
 
     `k`: passages to retrieve, 1 to 100; few by default, for a small model reads worse with every distractor.
     `stop`: by default where a small model goes on with a question or a heading of its own.
-    `deadline_s`: for the whole answer, from the call. The rest as in `GenerationRequest`.
+    `deadline_s`: for the whole answer, from the call. `reference`: a right answer whose likelihood is asked for;
+    it changes nothing of the answer. The rest as in `GenerationRequest`.
 
     Raises:
         InvalidOption: a value out of range.
@@ -40,6 +41,7 @@ class AnswerOptions:
     stop: tuple[str, ...] = ("\n\nQuestion:", "\n\n##")
     deadline_s: float | None = None
     documents: tuple[str, ...] | None = None
+    reference: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= 100:
@@ -48,13 +50,16 @@ class AnswerOptions:
             raise InvalidOption("max_new_tokens", self.max_new_tokens, "1 to 4096")
         if self.documents is not None and (isinstance(self.documents, str) or not self.documents):
             raise InvalidOption("documents", self.documents, "at least one document id, or nothing for all")
+        if self.reference is not None and not self.reference.strip():
+            raise InvalidOption("reference", self.reference, "at least one word, or nothing")
         check_sampling(self.max_new_tokens, self.temperature, self.top_p, self.stop, self.deadline_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What an answer cost. `seconds` has retrieve, prompt, queue, prefill, decode, cite and total; steps that
-    were not taken are 0. `kv_entries` and `kv_bytes` as in `Generation`."""
+    were not taken are 0, and the reading of a `reference` is in none. `kv_entries` and `kv_bytes` as in
+    `Generation`."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -69,13 +74,16 @@ class Usage:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """`passages` are those that the answer was made from, best first; `usage` counts those that were dropped.
-    `finish_reason` is the generation's, or `no_passages` when there was nothing to make an answer from."""
+    `finish_reason` is the generation's, or `no_passages` when there was nothing to make an answer from.
+    `reference_nll`: the mean negative log-likelihood (nats per token) of the reference, given exactly what the
+    model had read when it began to answer; None where there was none."""
 
     text: str
     citations: tuple[Citation, ...]
     usage: Usage
     finish_reason: FinishReason | Literal["no_passages"]
     passages: tuple[Passage, ...]
+    reference_nll: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +112,15 @@ Event = Retrieved | Token | Done
 
 class QA:
     """Answers questions. `retrieve(question, k, documents)` gives at most `k` passages, best first; `model` must
-    be the one that `engine` runs."""
+    be the one that `engine` runs. `closed_book`: where nothing is retrieved the model answers from what it knows,
+    which is the floor that every other way of answering is measured against; otherwise it says that nothing was
+    found."""
 
-    def __init__(self, retrieve: Retrieve, model: "ReaderModel", engine: "Engine") -> None:
+    def __init__(
+        self, retrieve: Retrieve, model: "ReaderModel", engine: "Engine", *, closed_book: bool = False
+    ) -> None:
         self._retrieve = retrieve
+        self._closed_book = closed_book
         self._model = model
         self._engine = engine
 
@@ -137,7 +150,7 @@ class QA:
         clock = _Clock()
         passages = tuple(self._retrieve(question, options.k, options.documents))
         clock.lap("retrieve")
-        if not passages:
+        if not passages and not self._closed_book:
             yield Retrieved(passages)
             yield Token(NOTHING_FOUND)
             usage = Usage(0, 0, 0, 0, 0, clock.seconds(), 0, 0)
@@ -146,7 +159,7 @@ class QA:
         prompt = build_prompt(question, passages, self._model, options.max_new_tokens)
         clock.lap("prompt")
         yield Retrieved(passages)  # behind the prompt: a question that cannot be served fails before any event
-        stream = self._engine.submit(_request(prompt, options, clock))
+        stream = self._engine.submit(self._request(prompt, options, clock))
         try:
             for piece in stream:
                 yield Token(piece)
@@ -156,6 +169,7 @@ class QA:
         if generation.finish_reason == "deadline" and not generation.text and options.deadline_s is not None:
             raise DeadlineExceeded(options.deadline_s)
         clock.lap()
+        clock.leave_out(generation.score_s)
         text = generation.text.strip()
         citations = cite(text, question, prompt.used)
         clock.lap("cite")
@@ -166,7 +180,25 @@ class QA:
                 usage=_usage(passages, prompt, generation, clock),
                 finish_reason=generation.finish_reason,
                 passages=prompt.used,
+                reference_nll=_mean(generation.continuation_nll[0]) if generation.continuation_nll else None,
             )
+        )
+
+    def _request(self, prompt: Prompt, options: AnswerOptions, clock: "_Clock") -> GenerationRequest:
+        deadline_s = options.deadline_s
+        if deadline_s is not None:
+            if clock.elapsed() >= deadline_s:
+                raise DeadlineExceeded(deadline_s)
+            deadline_s -= clock.elapsed()
+        return GenerationRequest(
+            token_ids=prompt.token_ids,
+            max_new_tokens=options.max_new_tokens,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            seed=options.seed,
+            stop=options.stop,
+            deadline_s=deadline_s,
+            continuations=() if options.reference is None else (encode_answer(options.reference, self._model),),
         )
 
 
@@ -175,6 +207,7 @@ class _Clock:
 
     def __init__(self) -> None:
         self._started = self._last = perf_counter()
+        self._outside = 0.0
         self._seconds = dict.fromkeys(("retrieve", "prompt", "queue", "prefill", "decode", "cite"), 0.0)
 
     def lap(self, step: str | None = None) -> None:
@@ -184,28 +217,19 @@ class _Clock:
             self._seconds[step] += now - self._last
         self._last = now
 
+    def leave_out(self, seconds: float) -> None:
+        """These are no part of answering."""
+        self._outside += seconds
+
     def elapsed(self) -> float:
         return perf_counter() - self._started
 
     def seconds(self, **more: float) -> dict[str, float]:
-        return {**self._seconds, **more, "total": self.elapsed()}
+        return {**self._seconds, **more, "total": self.elapsed() - self._outside}
 
 
-def _request(prompt: Prompt, options: AnswerOptions, clock: _Clock) -> GenerationRequest:
-    deadline_s = options.deadline_s
-    if deadline_s is not None:
-        if clock.elapsed() >= deadline_s:
-            raise DeadlineExceeded(deadline_s)
-        deadline_s -= clock.elapsed()
-    return GenerationRequest(
-        token_ids=prompt.token_ids,
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        seed=options.seed,
-        stop=options.stop,
-        deadline_s=deadline_s,
-    )
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _usage(passages: tuple[Passage, ...], prompt: Prompt, generation: Generation, clock: _Clock) -> Usage:

@@ -242,3 +242,40 @@ def test_an_impossible_option_is_refused_by_name(option: str, value: object) -> 
         GenerationRequest(**{"token_ids": (1,), option: value})  # type: ignore[arg-type]
     assert (caught.value.option, str(caught.value.value)) == (option, str(value))
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("chunk_tokens", [3, 512])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_a_continuation_is_as_likely_as_one_plain_forward_says(kind: str, chunk_tokens: int, tiny: Tiny) -> None:
+    model = tiny(kind)
+    ids = encode(model)
+    continuations = (encode(model, "in the hall"), encode(model, "x"))
+    with Engine(model, chunk_tokens=chunk_tokens) as engine:
+        generation = engine.submit(GenerationRequest(ids, 8, continuations=continuations)).result()
+    assert len(generation.continuation_nll) == 2
+    for continuation, found in zip(continuations, generation.continuation_nll, strict=True):
+        logits = model.model(torch.tensor([ids + continuation])).logits[0, len(ids) - 1 : -1]
+        plain = -logits.log_softmax(-1).gather(1, torch.tensor(continuation)[:, None])[:, 0]
+        assert found == pytest.approx(plain.tolist(), abs=1e-4)
+
+
+def test_asking_for_a_likelihood_changes_nothing_of_the_answer(tiny: Tiny) -> None:
+    model = tiny()
+    with Engine(model) as engine:
+        plain = engine.submit(GenerationRequest(encode(model), 30)).result()
+        asked = engine.submit(
+            GenerationRequest(encode(model), 30, continuations=(encode(model, "the hall"),))
+        ).result()
+    assert asked.token_ids == plain.token_ids
+    assert (asked.kv_entries, asked.kv_bytes) == (plain.kv_entries, plain.kv_bytes)
+
+
+def test_a_continuation_that_does_not_fit_the_window_is_refused(tiny: Tiny) -> None:
+    model = tiny()
+    with Engine(model) as engine, pytest.raises(PromptTooLong):
+        engine.submit(GenerationRequest(encode(model), 1, continuations=((5,) * model.window,)))
+
+
+def test_an_empty_continuation_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(InvalidOption, match="continuations"):
+        GenerationRequest((1, 2), continuations=((),))

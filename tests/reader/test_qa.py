@@ -165,3 +165,24 @@ def test_the_default_model_answers_from_the_passages_and_cites(
     assert answer.finish_reason == "stop"
     assert answer.citations[0].document_id == "bridge"
     assert answer.citations[0].quote == "The Harrow Bridge was designed by Elin Marsh."
+
+
+def test_a_reference_is_measured_and_changes_nothing_of_the_answer(qa: QA, model: ReaderModel) -> None:
+    plain = qa.answer("where is it?", AnswerOptions(max_new_tokens=10))
+    asked = qa.answer("where is it?", AnswerOptions(max_new_tokens=10, reference="in the hall"))
+    assert plain.reference_nll is None
+    assert asked.reference_nll is not None
+    assert asked.reference_nll > 0
+    assert (asked.text, asked.citations) == (plain.text, plain.citations)
+
+
+def test_closed_book_asks_the_model_itself(model: ReaderModel, engine: Engine) -> None:
+    def nothing(question: str, k: int, documents: tuple[str, ...] | None) -> Sequence[Passage]:
+        return ()
+
+    options = AnswerOptions(max_new_tokens=5, reference="in the hall")
+    answer = QA(nothing, model, engine, closed_book=True).answer("where is it?", options)
+    assert (answer.passages, answer.citations) == ((), ())
+    assert answer.usage.prompt_tokens > 0
+    assert answer.reference_nll is not None
+    assert QA(nothing, model, engine).answer("where is it?", options).finish_reason == "no_passages"
