@@ -18,6 +18,7 @@ from refdesk.app.settings import Settings
 from refdesk.reader.qa import AnswerOptions
 from refdesk.retriever.collections import get_collection
 from refdesk.retriever.documents import document_text, get_document
+from refdesk.retriever.store import Search
 
 K = 10
 QUESTIONS = 10
@@ -57,10 +58,14 @@ def _recall(desk: Desk, rows: list[tuple[str, list[str]]]) -> None:
     print(f"\n{len(rows)} questions, k = {K}; the method sees the question; no seed: nothing is random\n")
     print("| search | a gold document among the 10 | share of the 10 from gold documents | 95 % interval |")
     print("|---|---|---|---|")
-    for name, hybrid in (("dense and lexical (default)", True), ("dense alone", False)):
+    searches: tuple[tuple[str, Search], ...] = (
+        ("dense and lexical (default)", "hybrid"),
+        ("dense alone", "dense"),
+    )
+    for name, search in searches:
         hit, share = [], []
         for question, patterns in rows:
-            found = [_is_gold(hit.source_id, patterns) for hit in store.retrieve(question, K, hybrid=hybrid)]
+            found = [_is_gold(hit.source_id, patterns) for hit in store.retrieve(question, K, search=search)]
             hit.append(any(found))
             share.append(sum(found) / K)
         low, high = bootstrap([float(value) for value in hit])

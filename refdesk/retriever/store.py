@@ -8,7 +8,7 @@ between two steps, a lost index file and a second process on the same data.
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from langchain_core.documents import Document as LangChainDocument
@@ -36,6 +36,8 @@ _REFRESH_BATCH = 4096
 _LARGEST_K = 1000
 # Reciprocal rank fusion: score = sum over rankings of 1 / (60 + rank) (Cormack et al., SIGIR 2009).
 _FUSION_CONSTANT = 60
+
+Search = Literal["hybrid", "dense", "lexical"]
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,14 @@ class ChunkStore(VectorStore):
         self._refreshing = threading.Lock()
 
     def retrieve(
-        self, question: str, k: int, sources: Sequence[str] | None = None, *, hybrid: bool = True
+        self, question: str, k: int, sources: Sequence[str] | None = None, *, search: Search = "hybrid"
     ) -> list[Hit]:
-        """The `k` best chunks (all, if fewer exist), best first: dense and lexical ranks fused.
+        """The `k` best chunks (all, if fewer exist), best first.
 
         `sources`: ids of the documents (or their source ids) to search in; k results come back when
-        they hold k chunks. `hybrid=False` ranks by the embedder alone, and scores are inner products.
+        they hold k chunks. `search`: `hybrid` fuses the ranks of the other two; `dense` ranks by the embedder
+        alone, and scores are inner products; `lexical` ranks by shared words alone, and chunks that share none
+        are not found.
 
         Raises:
             InvalidSearch: an empty question, or k outside 1 to 1000.
@@ -85,15 +89,19 @@ class ChunkStore(VectorStore):
             raise InvalidSearch(f"k {k}: expected 1 to {_LARGEST_K}")
         self.refresh()
         documents = None if sources is None else self._document_ids(sources)
-        depth = max(50, 4 * k)
+        depth = max(50, 4 * k) if search == "hybrid" else k
+        words: list[int] = []
+        if search != "dense":
+            with self._engine.connect() as connection:
+                words = lexical_search(connection, self.collection.id, question, depth, documents)
+        if search == "lexical":
+            return self._hits(fuse([words]), k)
         vector = np.asarray([self._embedder.embed_query(question)], dtype=np.float32)
         vector /= max(float(np.linalg.norm(vector)), 1e-12)
         among = None if documents is None else self._chunk_ids(documents)
-        scores, ids = self._index.search(vector, depth if hybrid else k, among)
-        if not hybrid:
+        scores, ids = self._index.search(vector, depth, among)
+        if search == "dense":
             return self._hits(dict(zip(ids[0].tolist(), scores[0].tolist(), strict=True)), k)
-        with self._engine.connect() as connection:
-            words = lexical_search(connection, self.collection.id, question, depth, documents)
         return self._hits(fuse([ids[0].tolist(), words]), k)
 
     def refresh(self, *, flush: bool = False) -> None:
@@ -227,7 +235,7 @@ class ChunkStore(VectorStore):
         self, query: str, k: int = 4, sources: Sequence[str] | None = None
     ) -> list[tuple[LangChainDocument, float]]:
         """The `k` chunks nearest to the query by the embedder alone, with their inner products."""
-        hits = self.retrieve(query, k, sources, hybrid=False)
+        hits = self.retrieve(query, k, sources, search="dense")
         statement = select(_document.id, _document.attributes).where(
             _document.id.in_({hit.document_id for hit in hits})
         )

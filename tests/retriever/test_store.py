@@ -34,12 +34,13 @@ from refdesk.retriever.errors import (
 from refdesk.retriever.index import VectorIndex
 from refdesk.retriever.ingest import from_bytes, ingest
 from refdesk.retriever.parse import parse
-from refdesk.retriever.store import ChunkStore, fuse
+from refdesk.retriever.store import ChunkStore, Search, fuse
 from tests.conftest import WordEmbedder
 
 OpenIndex = Callable[[Collection], VectorIndex]
 SENTENCES = [f"Sentence number {i} speaks of topic{i} at some length, as it must." for i in range(40)]
 LONG = " ".join(SENTENCES)
+SEARCHES: tuple[Search, ...] = ("dense", "lexical")
 
 
 def put(engine: Engine, collection: Collection, embedder: WordEmbedder, source_id: str, content: str) -> str:
@@ -212,6 +213,21 @@ def test_a_question_is_never_taken_for_a_query_language(
 ) -> None:
     put(engine, collection, word_embedder, "a.txt", LONG)
     assert len(store.retrieve(question, 3)) == 3
+
+
+def test_each_search_ranks_by_its_own_and_hybrid_by_both(
+    engine: Engine, collection: Collection, store: ChunkStore, word_embedder: WordEmbedder
+) -> None:
+    put(engine, collection, word_embedder, "long.txt", LONG)
+    dense = [hit.chunk_id for hit in store.retrieve("topic7 topic8", 5, search="dense")]
+    lexical = [hit.chunk_id for hit in store.retrieve("topic7 topic8", 5, search="lexical")]
+    assert "topic7 " in store.retrieve("topic7", 1, search="lexical")[0].text
+    assert 0 < len(lexical) < 5  # chunks that share no word are not found
+    assert len(dense) == 5
+    hybrid = [hit.chunk_id for hit in store.retrieve("topic7 topic8", 1000)]
+    both = fuse([[hit.chunk_id for hit in store.retrieve("topic7 topic8", 1000, search=s)] for s in SEARCHES])
+    assert hybrid == sorted(both, key=lambda chunk_id: (-both[chunk_id], chunk_id))
+    assert store.retrieve("nothingofthekind", 5, search="lexical") == []
 
 
 def test_fusion_adds_reciprocal_ranks() -> None:
