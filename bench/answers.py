@@ -29,7 +29,7 @@ def main(data: Path) -> None:
     """Print recall over all questions, then ten answers."""
     with tempfile.TemporaryDirectory() as folder:
         desk = Desk(Settings(data=Path(folder)))
-        desk.start()
+        desk.start("ingest")
         collection = desk.create_collection("sec")
         job_id = desk.take_in(collection, load(data)["20 SEC 10-Q PDFs"]).job_id
         while not get_job(desk.engine, job_id).finished:

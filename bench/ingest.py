@@ -32,7 +32,7 @@ def main(data: Path) -> None:
         embedder: Any = desk.embedder
         embedder.embed_query("warm")
         spent = _count_seconds(embedder)
-        desk.start()
+        desk.start("ingest")
         print("| documents | run | MB | seconds | of it not the embedder | chunks | peak MiB |")
         print("|---|---|---|---|---|---|---|")
         for number, (name, uploads) in enumerate(load(data).items()):

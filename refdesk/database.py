@@ -28,7 +28,7 @@ def open_database(url: str) -> Engine:
     """
     try:
         engine = connect(url)
-        with transaction(engine) as connection:
+        with transaction(engine, migrates=True) as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             command.upgrade(migrations(connection), "head")
@@ -61,9 +61,10 @@ def connect(url: str) -> Engine:
 
 
 @contextmanager
-def transaction(engine: Engine) -> Iterator[Connection]:
-    """A writing transaction: all of it or nothing."""
-    with engine.connect().execution_options(refdesk_write=True) as connection, connection.begin():
+def transaction(engine: Engine, *, migrates: bool = False) -> Iterator[Connection]:
+    """A writing transaction: all of it or nothing. `migrates`: it changes the schema."""
+    options = {"refdesk_write": True, "refdesk_migrates": migrates}
+    with engine.connect().execution_options(**options) as connection, connection.begin():
         yield connection
 
 
@@ -78,12 +79,15 @@ def migrations(connection: Connection) -> Config:
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # we begin transactions ourselves, DDL included
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "secure_delete=ON"):
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    # SQLite changes a column by making the table anew; dropping the old one would cascade into others.
+    connection.exec_driver_sql(f"PRAGMA foreign_keys={'OFF' if options.get('refdesk_migrates') else 'ON'}")
     # A writer takes its lock at once: a reader that turns writer half-way would fail instead of waiting.
-    writes = connection.get_execution_options().get("refdesk_write", False)
+    writes = options.get("refdesk_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -102,7 +102,8 @@ job = Table(
     metadata,
     Column("id", String(32), primary_key=True),
     Column("kind", String(32), nullable=False),
-    Column("collection_id", ForeignKey("collection.id", ondelete="CASCADE"), nullable=False),
+    # Null for an evaluation, which may need none.
+    Column("collection_id", ForeignKey("collection.id", ondelete="CASCADE")),
     Column("state", String(16), nullable=False),
     Column("stage", String(32), nullable=False),
     Column("done", BigInteger, nullable=False),
@@ -128,6 +129,44 @@ job_item = Table(
     Column("document_id", String(32), index=True),
     Column("state", String(16), nullable=False),
     Column("error", Text),
+)
+
+dataset = Table(
+    "dataset",
+    metadata,
+    Column("id", String(64), primary_key=True),  # sha256 of its content
+    Column("name", String(200), nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("num_examples", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+evaluation = Table(
+    "evaluation",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("job_id", ForeignKey("job.id", ondelete="CASCADE"), nullable=False, unique=True),
+    Column("dataset_id", ForeignKey("dataset.id")),  # null for a task of the benchmark data
+    Column("settings", JSON, nullable=False),
+    Column("metrics", JSON, nullable=False),
+    # What it is made with; noted when the first question is answered, and checked when a run is gone on with.
+    Column("versions", JSON, nullable=False),
+    Column("commit", String(64), nullable=False),
+)
+
+evaluation_score = Table(
+    "evaluation_score",
+    metadata,
+    Column("evaluation_id", ForeignKey("evaluation.id", ondelete="CASCADE"), primary_key=True),
+    Column("example_id", String(200), primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("question", Text, nullable=False),
+    Column("references", JSON, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("values", JSON, nullable=False),
+    Column("facts", JSON, nullable=False),
+    Column("error", Text),
+    UniqueConstraint("evaluation_id", "position"),
 )
 
 api_key = Table(

@@ -14,8 +14,8 @@ MAY_IMPORT = {
     "memory": set(),
     "reader": {"memory"},
     "craft": {"reader", "memory"},
-    "app": {"retriever", "compressor", "memory", "reader", "craft"},
-    "eval": {"app", "retriever", "compressor", "memory", "reader", "craft"},
+    "eval": {"retriever", "compressor", "memory", "reader", "craft"},
+    "app": {"retriever", "compressor", "memory", "reader", "craft", "eval"},
     "migrations": set(),
 }
 

@@ -23,6 +23,7 @@ from refdesk.app.problems import respond
 from refdesk.app.rest.answers import AnswersController
 from refdesk.app.rest.collections import CollectionsController
 from refdesk.app.rest.documents import DocumentsController
+from refdesk.app.rest.evaluations import DatasetsController, EvaluationsController
 from refdesk.app.rest.health import HealthController
 from refdesk.app.rest.jobs import JobsController
 
@@ -48,7 +49,14 @@ def create_app(desk: Desk) -> Litestar:
 
     api = Router(
         "/v1",
-        route_handlers=[AnswersController, CollectionsController, DocumentsController, JobsController],
+        route_handlers=[
+            AnswersController,
+            CollectionsController,
+            DatasetsController,
+            DocumentsController,
+            EvaluationsController,
+            JobsController,
+        ],
         guards=[require("read")],
         security=[{"key": []}],
     )

@@ -8,12 +8,16 @@ from sqlalchemy import Engine as Database
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from refdesk.app.evaluation import Evaluation, start_run
+from refdesk.app.ingestion import Ingestion
 from refdesk.app.intake import Intake, Upload, take_in
 from refdesk.app.settings import Settings
-from refdesk.app.worker import Ingestion, Worker
+from refdesk.app.worker import Worker
 from refdesk.database import open_database
+from refdesk.eval.plan import RunSettings
+from refdesk.eval.run import Run
 from refdesk.reader.passage import Passage
-from refdesk.reader.qa import QA
+from refdesk.reader.qa import QA, Retrieve
 from refdesk.retriever.collections import (
     Collection,
     create_collection,
@@ -25,7 +29,7 @@ from refdesk.retriever.embedder import Embedder
 from refdesk.retriever.errors import UnknownCollection
 from refdesk.retriever.index import VectorIndex
 from refdesk.retriever.index.flat import FaissIndex
-from refdesk.retriever.store import ChunkStore
+from refdesk.retriever.store import ChunkStore, Search
 
 if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
     from refdesk.reader.engine import Engine
@@ -50,7 +54,7 @@ class Desk:
         self._embedder: Embedder | None = None
         self._reader: tuple[ReaderModel, Engine] | None = None
         self._stores: dict[str, ChunkStore] = {}
-        self._worker: Worker | None = None
+        self._workers: dict[str, Worker] = {}
 
     @property
     def embedder(self) -> Embedder:
@@ -82,10 +86,17 @@ class Desk:
         """The name of the model that answers."""
         return self.reader[0].name
 
-    def start(self) -> None:
-        """Begin to work on jobs, those of an earlier process first."""
-        self._worker = Worker(Ingestion(self.engine, lambda: self.embedder, self.open_store))
-        self._worker.start()
+    def start(self, *kinds: str) -> None:
+        """Begin to work on jobs, those of an earlier process first; only those of `kinds`, if any are named.
+
+        Each kind has a worker of its own, so that an evaluation of hours holds up no ingestion.
+        """
+        ingestion = Ingestion(self.engine, lambda: self.embedder, self.open_store)
+        evaluation = Evaluation(self, self.settings.shared_data)
+        for work in (ingestion, evaluation):
+            if not kinds or work.kind in kinds:
+                self._workers[work.kind] = Worker(self.engine, work)
+                self._workers[work.kind].start()
 
     def warm(self) -> None:
         """Load the models now rather than at the first request."""
@@ -131,16 +142,25 @@ class Desk:
         """Queue files for ingestion; see `app.intake`."""
         self.open_store(collection)  # another embedder's collection is refused here, not in the job
         intake = take_in(self.engine, collection, uploads, max_bytes=self.settings.max_upload_bytes)
-        if self._worker is not None:
-            self._worker.wake()
+        self._wake(Ingestion.kind)
         return intake
+
+    def start_run(self, settings: RunSettings, dataset_id: str | None = None) -> Run:
+        """Queue an evaluation; see `app.evaluation`."""
+        run = start_run(self.engine, settings, self.settings.shared_data, dataset_id)
+        self._wake(Evaluation.kind)
+        return run
 
     def qa(self, collection_name: str) -> QA:
         """Question answering over a collection. Raises UnknownCollection, EmbedderMismatch."""
+        return QA(self.retriever(collection_name), *self.reader)
+
+    def retriever(self, collection_name: str, search: Search = "hybrid") -> Retrieve:
+        """Retrieval over a collection. Raises UnknownCollection, EmbedderMismatch."""
         store = self.open_store(get_collection(self.engine, collection_name))
 
         def retrieve(question: str, k: int, sources: tuple[str, ...] | None) -> list[Passage]:
-            hits = store.retrieve(question, k, sources)
+            hits = store.retrieve(question, k, sources, search=search)
             maps = offset_maps(self.engine, {hit.document_id for hit in hits})
             passages = []
             for hit in hits:
@@ -159,8 +179,7 @@ class Desk:
                 )
             return passages
 
-        model, engine = self.reader
-        return QA(retrieve, model, engine)
+        return retrieve
 
     def delete_document(self, collection: Collection, key: str) -> None:
         """Remove a document everywhere. Raises UnknownDocument."""
@@ -184,11 +203,15 @@ class Desk:
 
     def close(self) -> None:
         """Stop at the next commit; what is left undone is gone on with at the next start."""
-        if self._worker is not None:
-            self._worker.close()
+        for worker in self._workers.values():
+            worker.close()
         if self._reader is not None:
             self._reader[1].close()
         self.engine.dispose()
+
+    def _wake(self, kind: str) -> None:
+        if kind in self._workers:
+            self._workers[kind].wake()
 
     def _index(self, collection: Collection) -> VectorIndex:
         postgres = self.engine.dialect.name == "postgresql"

@@ -41,11 +41,12 @@ class JobItem:
 
 @dataclass(frozen=True)
 class Job:
-    """One job. `state`: queued, running, succeeded, failed or cancelled; `done` of `total` characters."""
+    """One job. `state`: queued, running, succeeded, failed or cancelled. `done` of `total`: characters of its
+    documents (`ingest`), or questions (`evaluate`, which has neither documents nor a collection)."""
 
     id: str
     kind: str
-    collection: str
+    collection: str | None
     state: str
     stage: str
     done: int
@@ -64,7 +65,7 @@ class Job:
         return self.state in FINISHED
 
 
-def add_job(connection: Connection, kind: str, collection_id: str, items: list[JobItem], total: int) -> str:
+def add_job(connection: Connection, kind: str, collection_id: str | None, items: list[JobItem], total: int) -> str:
     """Queue a job within the caller's transaction; returns its id."""
     job_id = uuid.uuid4().hex
     connection.execute(
@@ -103,7 +104,7 @@ def list_jobs(engine: Engine, limit: int) -> list[Job]:
 def _read(engine: Engine, condition: Any, *, limit: int) -> list[Job]:
     statement = (
         select(schema.job, schema.collection.c.name.label("collection"))
-        .join_from(schema.job, schema.collection)
+        .join_from(schema.job, schema.collection, isouter=True)
         .order_by(_job.created_at.desc())
         .limit(limit)
     )
@@ -132,7 +133,7 @@ def cancel_job(engine: Engine, job_id: str) -> Job:
             update(schema.job).where(_job.id == job_id, _job.state.not_in(FINISHED)).values(cancel_requested=True)
         )
         if connection.execute(select(_job.state).where(_job.id == job_id)).scalar_one() == "queued":
-            finish(connection, job_id)
+            finish(connection, job_id, stopped=True)
     return get_job(engine, job_id)
 
 
@@ -141,13 +142,13 @@ def worker_name() -> str:
     return f"{socket.gethostname()[:32]}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
 
 
-def claim(engine: Engine, owner: str) -> str | None:
-    """Take the oldest job that waits, or whose worker is gone; returns its id."""
+def claim(engine: Engine, owner: str, kind: str) -> str | None:
+    """Take the oldest job of this kind that waits, or whose worker is gone; returns its id."""
     with transaction(engine) as connection:
         now = time.time()
         rows = connection.execute(
             select(_job.id, _job.state, _job.lease_owner, _job.lease_until, _job.attempts)
-            .where(_job.state.in_(("queued", "running")))
+            .where(_job.kind == kind, _job.state.in_(("queued", "running")))
             .order_by(_job.created_at)
             .with_for_update(skip_locked=True)
         ).all()
@@ -228,19 +229,20 @@ def set_item(connection: Connection, job_id: str, source_id: str, state: str, er
     )
 
 
-def finish(connection: Connection, job_id: str, *, error: str | None = None) -> None:
-    """Close a job: what is still queued in it is dropped, and its state says how it went."""
+def finish(connection: Connection, job_id: str, *, error: str | None = None, stopped: bool = False) -> None:
+    """Close a job: what is still queued in it is dropped, and its state says how it went. `stopped`: before its
+    end, because somebody asked for it."""
     left = connection.execute(
         select(_item.source_id, _item.document_id).where(_item.job_id == job_id, _item.state == "queued")
     ).all()
-    cancelled = connection.execute(select(_job.cancel_requested).where(_job.id == job_id)).scalar_one()
     for source_id, document_id in left:
         discard(connection, document_id)
-        set_item(connection, job_id, source_id, "cancelled" if cancelled else "failed", error)
-    failed = connection.execute(
-        select(func.count()).where(_item.job_id == job_id, _item.state == "failed")
-    ).scalar_one()
-    state = "cancelled" if cancelled and left else "failed" if failed or error else "succeeded"
+        set_item(connection, job_id, source_id, "cancelled" if stopped else "failed", error)
+    states = connection.execute(select(_item.state).where(_item.job_id == job_id)).scalars().all()
+    failed = states.count("failed")
+    # Asked for too late, when every document was done already: then it has succeeded.
+    cancelled = stopped and (left or not states)
+    state = "cancelled" if cancelled else "failed" if failed or error else "succeeded"
     if failed and error is None:
         error = f"{failed} document{'s' if failed > 1 else ''} failed"
     values: dict[str, Any] = {"state": state, "stage": "finished", "finished_at": time.time(), "error": error}

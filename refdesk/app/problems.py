@@ -10,6 +10,7 @@ from litestar.exceptions import HTTPException, ValidationException
 
 from refdesk.app.auth import Forbidden, Unauthorized
 from refdesk.app.jobs import UnknownJob
+from refdesk.eval import errors as evaluation
 from refdesk.reader import errors as reader
 from refdesk.retriever import errors as retriever
 
@@ -34,6 +35,11 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (reader.DeadlineExceeded, 503, "deadline-exceeded", "Deadline exceeded"),
     (reader.EngineClosed, 503, "shutting-down", "Shutting down"),
     (reader.ModelNotFound, 503, "model-not-found", "Model not found"),
+    (evaluation.UnknownRun, 404, "unknown-evaluation", "Unknown evaluation"),
+    (evaluation.UnknownDataset, 404, "unknown-dataset", "Unknown data set"),
+    (evaluation.InvalidDataset, 422, "invalid-dataset", "Invalid data set"),
+    (evaluation.MissingData, 422, "missing-data", "Missing data"),
+    (evaluation.EvaluationError, 422, "invalid-evaluation", "Invalid evaluation"),
     (UnknownJob, 404, "unknown-job", "Unknown job"),
     (Unauthorized, 401, "unauthorized", "Unauthorized"),
     (Forbidden, 403, "forbidden", "Forbidden"),

@@ -31,6 +31,7 @@ class Settings:
     embedder: str = ""  # empty: the default that comes from PyPI
     model: str = ""  # likewise
     dtype: str = "auto"
+    shared_data: str = "../shared/data"  # benchmark data: a folder, or hub:OWNER/NAME
     host: str = "127.0.0.1"
     port: int = 8040
     max_upload_mb: int = 64

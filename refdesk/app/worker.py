@@ -1,36 +1,22 @@
-"""The worker: a thread that does the jobs, one after the other, and heals what was left half-done."""
+"""The worker: a thread that does the jobs of one kind, one after the other."""
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from refdesk import schema
-from refdesk.app.jobs import (
-    LEASE_S,
-    Job,
-    LeaseLost,
-    claim,
-    finish,
-    get_job,
-    release,
-    renew,
-    set_item,
-    worker_name,
-)
+from refdesk.app.jobs import LEASE_S, Job, LeaseLost, claim, finish, get_job, release, renew, worker_name
 from refdesk.database import transaction
-from refdesk.retriever.collections import Collection, get_collection
-from refdesk.retriever.documents import discard
-from refdesk.retriever.errors import EmbedderMismatch, RetrieverError, UnknownDocument
-from refdesk.retriever.ingest import PassageEmbedder, ingest
-from refdesk.retriever.store import ChunkStore
 
 log = structlog.get_logger()
 
 _POLL_S = 1.0
+
+Progress = Callable[[str, int], None]
+"""Called between commits with the stage and how much is done; raises LeaseLost, Cancelled or Stopping."""
 
 
 class Cancelled(Exception):
@@ -41,29 +27,38 @@ class Stopping(Exception):
     """The process goes down: the job is left as it is, to be gone on with."""
 
 
-@dataclass(frozen=True)
-class Ingestion:
-    """What the worker needs to do an ingestion job."""
+class Work(Protocol):
+    """One kind of job. `told`: errors whose message is for whoever asked for the job."""
 
-    engine: Engine
-    embedder: Callable[[], PassageEmbedder]
-    open_store: Callable[[Collection], ChunkStore]
+    @property
+    def kind(self) -> str:
+        """The kind of its jobs."""
+
+    @property
+    def told(self) -> tuple[type[Exception], ...]:
+        """See above."""
+
+    def heal(self) -> None:
+        """Put right what earlier processes left half-done."""
+
+    def do(self, job: Job, progress: Progress) -> None:
+        """Do what is left of a job; what is committed when `progress` raises is not done again."""
 
 
 class Worker:
-    """Runs jobs until closed; several workers, also of several processes, may share a database."""
+    """Does one kind of work until closed; several workers, also of several processes, may share a database."""
 
-    def __init__(self, ingestion: Ingestion) -> None:
-        self._ingestion = ingestion
-        self._engine = ingestion.engine
+    def __init__(self, engine: Engine, work: Work) -> None:
+        self._engine = engine
+        self._work = work
         self._name = worker_name()
         self._stop = threading.Event()
         self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"jobs-{work.kind}", daemon=True)
 
     def start(self) -> None:
         """Begin, with what an earlier process left undone first."""
-        sweep(self._engine)
+        self._work.heal()
         self._thread.start()
 
     def wake(self) -> None:
@@ -89,12 +84,12 @@ class Worker:
 
     def run_one(self) -> bool:
         """Do the next job, if there is one."""
-        job_id = claim(self._engine, self._name)
+        job_id = claim(self._engine, self._name, self._work.kind)
         if job_id is None:
             return False
         beat = _Heartbeat(self._engine, job_id, self._name)
         try:
-            self._work(get_job(self._engine, job_id))
+            self._finish(get_job(self._engine, job_id))
         except LeaseLost:
             log.warning("job_lease_lost", job=job_id)
         except Stopping:
@@ -103,73 +98,30 @@ class Worker:
             beat.close()
         return True
 
-    def _work(self, job: Job) -> None:
-        collection = get_collection(self._engine, job.collection)
+    def _finish(self, job: Job) -> None:
+        """Do the job, and note how it ended."""
+        error, stopped = None, False
+
+        def progress(stage: str, done: int) -> None:
+            if renew(self._engine, job.id, self._name, stage=stage, done=done):
+                raise Cancelled
+            if self._stop.is_set():
+                raise Stopping
+
         try:
-            store = self._ingestion.open_store(collection)
-        except EmbedderMismatch as error:  # vectors of another model would spoil the collection
-            with transaction(self._engine) as connection:
-                finish(connection, job.id, error=str(error))
-            return
-        todo = [(item, item.document_id) for item in job.items if item.document_id is not None]
-        done = 0
-        for item, document_id in todo:
-            size = self._size(document_id)
-            if item.state == "queued":
-                base = done
-
-                def progress(stage: str, share: float, base: int = base, size: int = size) -> None:
-                    self._check(job.id, stage, base + int(share * size))
-
-                try:
-                    self._ingest(collection, job.id, item.source_id, document_id, progress)
-                except Cancelled:
-                    break
-            done += size
-        if todo:
-            renew(self._engine, job.id, self._name, stage="index")
-            store.refresh(flush=True)
-        with transaction(self._engine) as connection:
-            finish(connection, job.id)
-
-    def _check(self, job_id: str, stage: str, done: int) -> None:
-        if renew(self._engine, job_id, self._name, stage=stage, done=done):
-            raise Cancelled
-        if self._stop.is_set():
-            raise Stopping
-
-    def _size(self, document_id: str) -> int:
-        with self._engine.connect() as connection:
-            size = connection.execute(
-                select(schema.document.c.num_characters).where(schema.document.c.id == document_id)
-            ).scalar_one_or_none()
-        return size or 0
-
-    def _ingest(
-        self,
-        collection: Collection,
-        job_id: str,
-        source_id: str,
-        document_id: str,
-        progress: Callable[[str, float], None],
-    ) -> None:
-        error: str | None = None
-        try:
-            changed = ingest(self._engine, self._ingestion.embedder(), collection, document_id, progress)
-            state = "done" if changed else "unchanged"
-        except UnknownDocument:
-            state = "cancelled"  # deleted while it waited
-        except RetrieverError as failure:
-            state, error = "failed", str(failure)
-        except (LeaseLost, Cancelled, Stopping, SQLAlchemyError):
+            self._work.do(job, progress)
+        except Cancelled:
+            stopped = True
+        except self._work.told as failure:
+            error = str(failure)
+        except (LeaseLost, Stopping, SQLAlchemyError):
             raise
         except Exception as failure:
-            log.exception("document_failed", job=job_id, document=document_id)
-            state, error = "failed", f"internal error: {type(failure).__name__}"
+            log.exception("job_failed", job=job.id)
+            error = f"internal error: {type(failure).__name__}"
+        renew(self._engine, job.id, self._name)  # whoever has lost the lease writes nothing
         with transaction(self._engine) as connection:
-            if state == "failed":
-                discard(connection, document_id)
-            set_item(connection, job_id, source_id, state, error)
+            finish(connection, job.id, error=error, stopped=stopped)
 
 
 class _Heartbeat:
@@ -190,18 +142,3 @@ class _Heartbeat:
     def close(self) -> None:
         self._over.set()
         self._thread.join()
-
-
-def sweep(engine: Engine) -> None:
-    """Drop versions on their way that no job is going to finish."""
-    waited_for = (
-        select(schema.job_item.c.document_id)
-        .join_from(schema.job_item, schema.job)
-        .where(schema.job.c.state.in_(("queued", "running")), schema.job_item.c.document_id.is_not(None))
-    )
-    orphans = select(schema.document.c.id).where(
-        schema.document.c.ready.is_(False), schema.document.c.id.not_in(waited_for)
-    )
-    with transaction(engine) as connection:
-        for document_id in connection.execute(orphans).scalars().all():
-            discard(connection, document_id)

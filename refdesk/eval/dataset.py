@@ -2,9 +2,9 @@
 
     {"question": "…", "answers": ["…"], "documents": [{"title": "…", "text": "…", "gold": true}], "id": "…"}
 
-`id` is the line's number if it is left out. `documents` may be left out: the question is then asked of a collection,
-and `relevant` may list the source ids of the documents there that hold the answer. `"unanswerable": true` stands in
-place of `answers` where saying so is what counts as right.
+`id` is the line's number if it is left out. `documents` may be left out: the question is then asked of a
+collection, and `relevant` may list the source ids of the documents there that hold the answer. `"unanswerable":
+true` stands in place of `answers` where saying so is what counts as right.
 """
 
 from collections.abc import Iterator
@@ -76,7 +76,9 @@ def read_dataset(content: bytes, name: str) -> Dataset:
         except InvalidDataset as error:
             raise InvalidDataset(f"{name}, line {number}: {error}") from None
         if example.id in lines:
-            raise InvalidDataset(f"{name}, line {number}: id {example.id!r} stands in line {lines[example.id]} too")
+            raise InvalidDataset(
+                f"{name}, line {number}: id {example.id!r} stands in line {lines[example.id]} too"
+            )
         lines[example.id] = number
         examples.append(example)
     if not examples:
@@ -101,7 +103,9 @@ def _example(row: _Row, number: int) -> Example:
     if not all(answer.strip() for answer in row.answers):
         raise InvalidDataset(f"answers {row.answers}: expected at least one word each")
     if row.documents and row.relevant:
-        raise InvalidDataset('both documents and relevant; expected "gold": true at the documents that hold the answer')
+        raise InvalidDataset(
+            'both documents and relevant; expected "gold": true at the documents that hold the answer'
+        )
     given = [_Document(document) if isinstance(document, str) else document for document in row.documents]
     if not all(document.text.strip() for document in given):
         raise InvalidDataset("a document without text")

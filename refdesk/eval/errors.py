@@ -1,7 +1,7 @@
 """What can be wrong with an evaluation. Every message carries the value at fault and what was expected.
 
 EvaluationError
-├── UnknownTask, UnknownMetric, UnknownPipeline, UnknownRun
+├── UnknownTask, UnknownMetric, UnknownPipeline, UnknownRun, UnknownDataset
 ├── InvalidTaskOption   an option that the task does not have, or a value it cannot use
 ├── InvalidRun          settings that do not go together
 ├── InvalidDataset      a line of a JSONL data set, by its number
@@ -27,6 +27,10 @@ class UnknownPipeline(EvaluationError):
 
 class UnknownRun(EvaluationError):
     """No run has this id."""
+
+
+class UnknownDataset(EvaluationError):
+    """No uploaded data set has this id."""
 
 
 class InvalidTaskOption(EvaluationError):

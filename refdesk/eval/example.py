@@ -22,7 +22,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class DocumentFile:
-    """A document as a file of a format that the service takes in; goes through parsing. `id` ends in its suffix."""
+    """A document as a file of a format that the service takes in; it is parsed. `id` ends in its suffix."""
 
     id: str
     path: Path

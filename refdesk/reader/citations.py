@@ -44,7 +44,8 @@ _ABSTENTION = re.compile(
     re.IGNORECASE,
 )
 _SOURCES = re.compile(
-    r"\b(?:passages?|texts?|documents?|context|sources?|collection|information|anything)\b|^\W*not found\W*$",
+    r"\b(?:passages?|texts?|documents?|context|sources?|collection|information|anything|in them)\b"
+    r"|^\W*not found\W*$",
     re.IGNORECASE,
 )
 
@@ -88,13 +89,23 @@ def cite(answer: str, question: str, passages: Sequence[Passage]) -> list[Citati
     found: list[Citation] = []
     for start, end in split_sentences(answer):
         statement = _ITEM_MARK.sub("", answer[start:end])
-        if not (_ABSTENTION.search(statement) and _SOURCES.search(statement)):
+        if not _abstains(statement):
             found.extend(_supporting(statement, asked, quotes, idf))
     kept: list[Citation] = []
     for citation in sorted(found, key=lambda c: -c.support):
         if not any(_overlap(citation, other) for other in kept):
             kept.append(citation)
     return kept
+
+
+def is_abstention(answer: str) -> bool:
+    """Whether the answer begins by saying that the passages do not hold it."""
+    first = next(iter(split_sentences(answer)), None)
+    return first is not None and _abstains(answer[slice(*first)])
+
+
+def _abstains(statement: str) -> bool:
+    return bool(_ABSTENTION.search(statement) and _SOURCES.search(statement))
 
 
 class _Idf:

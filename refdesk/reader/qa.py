@@ -156,10 +156,12 @@ class QA:
             usage = Usage(0, 0, 0, 0, 0, clock.seconds(), 0, 0)
             yield Done(Answer(NOTHING_FOUND, (), usage, "no_passages", ()))
             return
-        prompt = build_prompt(question, passages, self._model, options.max_new_tokens)
+        reference = () if options.reference is None else encode_answer(options.reference, self._model)
+        room = max(options.max_new_tokens, len(reference))
+        prompt = build_prompt(question, passages, self._model, room)
         clock.lap("prompt")
         yield Retrieved(passages)  # behind the prompt: a question that cannot be served fails before any event
-        stream = self._engine.submit(self._request(prompt, options, clock))
+        stream = self._engine.submit(_request(prompt, options, reference, clock))
         try:
             for piece in stream:
                 yield Token(piece)
@@ -182,23 +184,6 @@ class QA:
                 passages=prompt.used,
                 reference_nll=_mean(generation.continuation_nll[0]) if generation.continuation_nll else None,
             )
-        )
-
-    def _request(self, prompt: Prompt, options: AnswerOptions, clock: "_Clock") -> GenerationRequest:
-        deadline_s = options.deadline_s
-        if deadline_s is not None:
-            if clock.elapsed() >= deadline_s:
-                raise DeadlineExceeded(deadline_s)
-            deadline_s -= clock.elapsed()
-        return GenerationRequest(
-            token_ids=prompt.token_ids,
-            max_new_tokens=options.max_new_tokens,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            seed=options.seed,
-            stop=options.stop,
-            deadline_s=deadline_s,
-            continuations=() if options.reference is None else (encode_answer(options.reference, self._model),),
         )
 
 
@@ -226,6 +211,26 @@ class _Clock:
 
     def seconds(self, **more: float) -> dict[str, float]:
         return {**self._seconds, **more, "total": self.elapsed() - self._outside}
+
+
+def _request(
+    prompt: Prompt, options: AnswerOptions, reference: tuple[int, ...], clock: _Clock
+) -> GenerationRequest:
+    deadline_s = options.deadline_s
+    if deadline_s is not None:
+        if clock.elapsed() >= deadline_s:
+            raise DeadlineExceeded(deadline_s)
+        deadline_s -= clock.elapsed()
+    return GenerationRequest(
+        token_ids=prompt.token_ids,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+        stop=options.stop,
+        deadline_s=deadline_s,
+        continuations=(reference,) if reference else (),
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -100,8 +100,10 @@ def _write_chunks(engine: Engine, embedder: PassageEmbedder, collection: Collect
 
 
 def _heading(source_id: str, title: str, embedder: PassageEmbedder) -> str:
-    """File name and title, as many whole words as the embedder has room for beside the chunk."""
-    name = PurePosixPath(source_id).stem if title else ""
+    """File name and title, as many whole words as the embedder has room for beside the chunk. A source id without
+    a suffix is no file name: it may be any identifier, which says nothing about the text."""
+    path = PurePosixPath(source_id)
+    name = path.stem if title and path.suffix else ""
     words = (title if name in title else f"{name}: {title}").split()
     while words and embedder.count_tokens([" ".join(words)])[0] > HEADING_TOKENS:
         words.pop()

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Engine, func, select, update
 
 from refdesk import schema
+from refdesk.app.ingestion import Ingestion
 from refdesk.app.intake import Upload, take_in
 from refdesk.app.jobs import (
     MAX_ATTEMPTS,
@@ -19,7 +20,7 @@ from refdesk.app.jobs import (
     renew,
     worker_name,
 )
-from refdesk.app.worker import Ingestion, Worker
+from refdesk.app.worker import Worker
 from refdesk.database import transaction
 from refdesk.retriever.collections import Collection
 from refdesk.retriever.documents import get_document, list_documents
@@ -37,7 +38,7 @@ def worker(engine: Engine, word_embedder: WordEmbedder, open_index: Callable[[Co
     def open_store(collection: Collection) -> ChunkStore:
         return ChunkStore(engine, collection, word_embedder, open_index(collection))
 
-    return Worker(Ingestion(engine, lambda: word_embedder, open_store))
+    return Worker(engine, Ingestion(engine, lambda: word_embedder, open_store))
 
 
 def uploads(*names: str) -> list[Upload]:
@@ -63,20 +64,20 @@ def test_a_job_makes_its_documents_searchable(engine: Engine, collection: Collec
 
 def test_two_workers_never_do_the_same_job(engine: Engine, collection: Collection) -> None:
     take_in(engine, collection, uploads("a.txt"), max_bytes=LIMIT)
-    assert claim(engine, worker_name()) is not None
-    assert claim(engine, "elsewhere/1/x") is None
+    assert claim(engine, worker_name(), "ingest") is not None
+    assert claim(engine, "elsewhere/1/x", "ingest") is None
 
 
 def test_a_job_of_a_dead_process_or_an_expired_lease_is_taken_over(engine: Engine, collection: Collection) -> None:
     job_id = take_in(engine, collection, uploads("a.txt"), max_bytes=LIMIT).job_id
     me = worker_name()
     host = me.split("/")[0]
-    assert claim(engine, f"{host}/999999999/x") == job_id
-    assert claim(engine, me) == job_id
-    assert claim(engine, "elsewhere/1/x") is None
+    assert claim(engine, f"{host}/999999999/x", "ingest") == job_id
+    assert claim(engine, me, "ingest") == job_id
+    assert claim(engine, "elsewhere/1/x", "ingest") is None
     with transaction(engine) as connection:
         connection.execute(update(schema.job).values(lease_until=time.time() - 1))
-    assert claim(engine, "elsewhere/1/x") == job_id
+    assert claim(engine, "elsewhere/1/x", "ingest") == job_id
     with pytest.raises(LeaseLost):
         renew(engine, job_id, me)
 
@@ -85,8 +86,8 @@ def test_a_job_that_never_gets_further_is_given_up(engine: Engine, collection: C
     job_id = take_in(engine, collection, uploads("a.txt"), max_bytes=LIMIT).job_id
     host = worker_name().split("/")[0]
     for attempt in range(MAX_ATTEMPTS):
-        assert claim(engine, f"{host}/999999999/{attempt}") == job_id
-    assert claim(engine, worker_name()) is None
+        assert claim(engine, f"{host}/999999999/{attempt}", "ingest") == job_id
+    assert claim(engine, worker_name(), "ingest") is None
     job = get_job(engine, job_id)
     assert job.state == "failed"
     assert "without getting further" in str(job.error)
@@ -150,7 +151,7 @@ def test_a_worker_that_stops_leaves_the_job_to_the_next(
     worker.close()
     worker.run_one()
     assert get_job(engine, job_id).state == "queued"
-    another = Worker(worker._ingestion)
+    another = Worker(engine, worker._work)
     another.start()
     end = time.monotonic() + 30
     while not get_job(engine, job_id).finished and time.monotonic() < end:
@@ -168,7 +169,7 @@ def test_a_job_is_never_done_by_another_embedder(
     def open_store(of: Collection) -> ChunkStore:
         return ChunkStore(engine, of, other, open_index(of))
 
-    Worker(Ingestion(engine, lambda: other, open_store)).run_one()
+    Worker(engine, Ingestion(engine, lambda: other, open_store)).run_one()
     job = get_job(engine, job_id)
     assert job.state == "failed"
     assert "embedded by words" in str(job.error)

@@ -12,6 +12,7 @@ from refdesk import __version__
 from refdesk.app.cli.ask import ask
 from refdesk.app.cli.collections import collections
 from refdesk.app.cli.documents import documents
+from refdesk.app.cli.evaluation import evaluation
 from refdesk.app.cli.ingest import ingest
 from refdesk.app.cli.jobs import jobs
 from refdesk.app.cli.keys import keys
@@ -35,5 +36,5 @@ def main(context: click.Context, data: Path | None, database: str | None, model:
         context.obj = read_settings(os.environ, data=data, database=database, model=model)
 
 
-for command in (serve, ingest, ask, documents, collections, jobs, keys):
+for command in (serve, ingest, ask, documents, collections, jobs, keys, evaluation):
     main.add_command(command)

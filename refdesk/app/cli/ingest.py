@@ -38,7 +38,7 @@ def ingest(settings: Settings, paths: tuple[Path, ...], collection: str, as_json
     refused: list[tuple[str, str]] = []
     with open_desk(settings) as desk:
         target = desk.ensure_collection(collection)
-        desk.start()
+        desk.start("ingest")
         for batch in _batches(_files(paths)):
             job, reasons = _ingest(desk, target, batch)
             refused += reasons

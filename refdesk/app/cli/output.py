@@ -17,6 +17,7 @@ from refdesk.app.jobs import UnknownJob
 from refdesk.app.keys import InvalidKey
 from refdesk.app.settings import InvalidSetting, Settings
 from refdesk.database import DatabaseUnavailable
+from refdesk.eval.errors import EvaluationError
 from refdesk.reader.errors import ReaderError
 from refdesk.retriever.embedder import EmbedderNotFound
 from refdesk.retriever.errors import RetrieverError
@@ -28,6 +29,7 @@ notes = Console(stderr=True, highlight=False)
 _TOLD = (
     DatabaseUnavailable,
     EmbedderNotFound,
+    EvaluationError,
     InvalidKey,
     InvalidSetting,
     ReaderError,

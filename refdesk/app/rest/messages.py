@@ -146,7 +146,7 @@ class JobItemMessage(msgspec.Struct):
 
 
 class ProgressMessage(msgspec.Struct):
-    """How far a job is, in characters of its documents."""
+    """How far a job is, in characters of its documents or in questions."""
 
     done: int
     total: int
@@ -157,7 +157,7 @@ class JobMessage(msgspec.Struct):
 
     id: str
     kind: str
-    collection: str
+    collection: str | None
     state: str
     stage: str
     progress: ProgressMessage

@@ -10,7 +10,8 @@ class Outcome:
     """`context`: the characters of the documents that the reader saw, in its order. `citations`: where the answer
     points. `ranking`: ids of documents as they were retrieved, best first, each once; empty when the pipeline does
     not retrieve. `nll`: the mean negative log-likelihood (nats per token) of the canonical answer, given exactly
-    the context that the reader saw; None where there is none. `abstained`: the answer says that it cannot be found.
+    the context that the reader saw; None where there is none. `abstained`: the answer says that it cannot be
+    found.
     """
 
     answer: str

@@ -17,8 +17,8 @@ _FOLDER = "nq_lost_in_the_middle"
 
 @dataclass(frozen=True)
 class NaturalQuestions(Task):
-    """`documents`: 1 to 20, the gold one and that many less one of the retriever's best wrong ones, in the order of
-    their rank. `gold_at`: the position of the gold document, from 0."""
+    """`documents`: 1 to 20, the gold one and the retriever's best wrong ones in the order of their rank.
+    `gold_at`: the position of the gold document, from 0."""
 
     documents: int = 20
     gold_at: int = 0

@@ -44,7 +44,9 @@ class Squad(Task):
                     gold = Span(document.id, 0, len(text))
                 start += len(text) + len(_BETWEEN)
                 for row in paragraph["qas"]:
-                    answers = () if row.get("is_impossible") else tuple(answer["text"] for answer in row["answers"])
+                    answers = (
+                        () if row.get("is_impossible") else tuple(answer["text"] for answer in row["answers"])
+                    )
                     yield Example(
                         id=str(row["id"]),
                         question=row["question"].strip(),

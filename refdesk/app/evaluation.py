@@ -1,0 +1,66 @@
+"""Evaluation jobs: runs over benchmarks and data sets, queued and done like any other job."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from refdesk.app.jobs import Job, add_job, cancel_job
+from refdesk.app.worker import Progress, Stopping
+from refdesk.database import transaction
+from refdesk.eval.desk import Desk
+from refdesk.eval.errors import EvaluationError
+from refdesk.eval.plan import RunSettings, make_plan
+from refdesk.eval.run import Run
+from refdesk.eval.runner import do_run
+from refdesk.eval.runs import add_run, dataset_of_run, get_dataset, get_run, run_of_job, settings_of
+from refdesk.reader.errors import EngineClosed, ReaderError
+from refdesk.retriever.collections import get_collection
+from refdesk.retriever.errors import RetrieverError
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The work of evaluation jobs. `benchmarks`: where the data of named tasks lie."""
+
+    desk: Desk
+    benchmarks: str
+
+    kind = "evaluate"
+    told = (EvaluationError, ReaderError, RetrieverError)
+
+    def heal(self) -> None:
+        """Nothing: what a question came to is one row, there or not."""
+
+    def do(self, job: Job, progress: Progress) -> None:
+        """See Work. Questions that have a score are not asked again."""
+        run = run_of_job(self.desk.engine, job.id)
+        progress("load", run.done)
+        plan = make_plan(settings_of(run), self.benchmarks, dataset_of_run(self.desk.engine, run.id))
+        try:
+            do_run(self.desk, run, plan, progress)
+        except EngineClosed as error:
+            raise Stopping from error
+
+
+def start_run(engine: Engine, settings: RunSettings, benchmarks: str, dataset_id: str | None = None) -> Run:
+    """Queue a run over a named task, or over an uploaded data set. All is checked here, before anything is stored.
+
+    Raises:
+        EvaluationError: the task, the data or a setting is at fault.
+        UnknownCollection: the collection to ask is not there.
+    """
+    dataset = None if dataset_id is None else get_dataset(engine, dataset_id)
+    plan = make_plan(settings, benchmarks, dataset)
+    if settings.collection is not None:
+        get_collection(engine, settings.collection)
+    with transaction(engine) as connection:
+        job_id = add_job(connection, "evaluate", None, [], len(plan.examples))
+        run_id = add_run(connection, job_id, plan, dataset_id)
+    return get_run(engine, run_id)
+
+
+def cancel_run(engine: Engine, key: str) -> Run:
+    """Ask a run to stop; what it has scored stays. Raises UnknownRun."""
+    run = get_run(engine, key)
+    cancel_job(engine, run.job_id)
+    return get_run(engine, run.id)

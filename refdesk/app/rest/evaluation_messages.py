@@ -1,0 +1,182 @@
+"""What goes over the wire about evaluations."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from refdesk.app.rest.messages import ProgressMessage
+from refdesk.eval.pipelines import PIPELINES
+from refdesk.eval.plan import RunSettings
+from refdesk.eval.run import Run, Score
+from refdesk.eval.runs import DatasetEntry
+from refdesk.eval.statistics import interval
+from refdesk.retriever.store import Search
+
+_DEFAULT = RunSettings(task="")
+
+
+class EvaluationRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A run to start: over a named `task`, or over an uploaded data set by its id; see docs/evaluation.md."""
+
+    task: str | None = None
+    dataset: str | None = None
+    pipeline: str = _DEFAULT.pipeline
+    task_options: dict[str, str | int | float] = {}
+    limit: int | None = None
+    seed: int = _DEFAULT.seed
+    k: int | None = None
+    search: Search = _DEFAULT.search
+    budget: int = _DEFAULT.budget
+    max_new_tokens: int | None = None
+    collection: str | None = None
+    metrics: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.task is None) == (self.dataset is None):
+            raise ValueError("expected either a task or a dataset")
+
+    def settings(self, name: str) -> RunSettings:
+        """The settings of a run over what is called `name`."""
+        return RunSettings(
+            task=name,
+            pipeline=self.pipeline,
+            task_options=self.task_options,
+            limit=self.limit,
+            seed=self.seed,
+            k=self.k,
+            search=self.search,
+            budget=self.budget,
+            max_new_tokens=self.max_new_tokens,
+            collection=self.collection,
+            metrics=None if self.metrics is None else tuple(self.metrics),
+        )
+
+
+class DatasetMessage(msgspec.Struct):
+    """An uploaded data set."""
+
+    id: str
+    name: str
+    examples: int
+    created_at: datetime
+
+
+class DatasetsMessage(msgspec.Struct):
+    """Uploaded data sets, the newest first."""
+
+    items: list[DatasetMessage]
+
+
+class EstimateMessage(msgspec.Struct):
+    """A mean over the `n` questions that it applies to, with its bootstrap 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+class EvaluationMessage(msgspec.Struct):
+    """A run, how far it is, and what it has come to so far.
+
+    `scores`: quality metrics, the main one first; `costs`: means over the questions that were answered;
+    `unanswered`: questions that have no answer, such as those whose documents do not fit the window.
+    """
+
+    id: str
+    job: str
+    task: str
+    pipeline: str
+    sees_question: bool
+    state: str
+    progress: ProgressMessage
+    seconds_left: float | None
+    error: str | None
+    scores: dict[str, EstimateMessage]
+    costs: dict[str, float]
+    unanswered: int
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    commit: str
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class EvaluationsMessage(msgspec.Struct):
+    """Runs, the newest first."""
+
+    items: list[EvaluationMessage]
+
+
+class ScoreMessage(msgspec.Struct):
+    """What one question came to; `values` has quality and costs, null where a metric does not apply."""
+
+    example: str
+    question: str
+    references: list[str]
+    answer: str
+    values: dict[str, float | None]
+    facts: dict[str, str | int | float]
+    error: str | None
+
+
+class ScoresMessage(msgspec.Struct):
+    """A page of scores in the order of the questions; `next_cursor` is null on the last one."""
+
+    items: list[ScoreMessage]
+    next_cursor: str | None
+
+
+def dataset_message(entry: DatasetEntry) -> DatasetMessage:
+    """A data set for the wire."""
+    return DatasetMessage(entry.id, entry.name, entry.num_examples, _moment(entry.created_at))
+
+
+def evaluation_message(run: Run, scores: list[Score]) -> EvaluationMessage:
+    """A run for the wire, with the means of its scores so far."""
+    answered = [score for score in scores if score.error is None]
+    names = dict.fromkeys(name for score in answered for name in score.values)
+    values = {name: [v for s in answered if (v := s.values.get(name)) is not None] for name in names}
+    spent = values.get("seconds_total", [])
+    over = run.state in ("succeeded", "failed", "cancelled")
+    return EvaluationMessage(
+        id=run.id,
+        job=run.job_id,
+        task=run.task,
+        pipeline=run.pipeline,
+        sees_question=PIPELINES[run.pipeline].sees_question,
+        state=run.state,
+        progress=ProgressMessage(run.done, run.total),
+        seconds_left=None if over or not spent else sum(spent) / len(spent) * (run.total - run.done),
+        error=run.error,
+        scores={
+            name: msgspec.convert(interval(values[name]), EstimateMessage, from_attributes=True)
+            for name in run.metrics
+            if values.get(name)
+        },
+        costs={name: sum(v) / len(v) for name, v in values.items() if name not in run.metrics and v},
+        unanswered=len(scores) - len(answered),
+        settings=dict(run.settings),
+        versions=dict(run.versions),
+        commit=run.commit,
+        created_at=_moment(run.created_at),
+        finished_at=None if run.finished_at is None else _moment(run.finished_at),
+    )
+
+
+def score_message(score: Score) -> ScoreMessage:
+    """A score for the wire."""
+    return ScoreMessage(
+        example=score.example_id,
+        question=score.question,
+        references=list(score.references),
+        answer=score.answer,
+        values=dict(score.values),
+        facts=dict(score.facts),
+        error=score.error,
+    )
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

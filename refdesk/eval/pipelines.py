@@ -1,0 +1,139 @@
+"""Named ways to choose what the reader sees of a question's documents. The reader itself is the service's.
+
+Each is a function from an example to what `QA` calls to retrieve, so the prompt, the engine and the citations are
+those that serve users. A new one is a function and a line in `PIPELINES`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from refdesk.eval.example import Document, Example, Span
+from refdesk.reader.errors import PromptTooLong
+from refdesk.reader.passage import Passage
+from refdesk.reader.qa import Retrieve
+
+if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
+    from refdesk.reader.model import ReaderModel
+
+
+@dataclass
+class Workbench:
+    """What a pipeline works with. `budget` and `max_new_tokens` in tokens of `model`; `retrieve` searches the
+    collection that holds the documents; `corpus` gives the documents that all questions share, by id."""
+
+    model: "ReaderModel"
+    budget: int
+    max_new_tokens: int
+    retrieve: Retrieve
+    corpus: Callable[[], dict[str, Document]]
+    _offsets: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+
+    def documents(self, example: Example) -> dict[str, Document]:
+        """What the question is asked about, by id and in order."""
+        return {document.id: document for document in example.documents} or self.corpus()
+
+    def offsets(self, document: Document) -> list[tuple[int, int]]:
+        """Where each token of the text begins and ends, in characters."""
+        if document.id not in self._offsets:
+            encoding = self.model.literal_tokenizer.encode(document.text, add_special_tokens=False)
+            self._offsets[document.id] = encoding.offsets
+        return self._offsets[document.id]
+
+
+Select = Callable[[Example, Workbench], Retrieve]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """`sees_question`: what the reader sees depends on the question. `indexed`: documents are ingested, and found
+    by search. `needs`: what must be known of a question, `gold` spans or `relevance` of documents."""
+
+    summary: str
+    sees_question: bool
+    select: Select
+    indexed: bool = False
+    needs: str = ""
+    closed_book: bool = False
+
+
+def _closed_book(example: Example, bench: Workbench) -> Retrieve:
+    return _given(())
+
+
+def _oracle(example: Example, bench: Workbench) -> Retrieve:
+    documents = bench.documents(example)
+    return _given([_passage(documents[span.document_id], span.start, span.end) for span in example.gold])
+
+
+def _full(example: Example, bench: Workbench) -> Retrieve:
+    documents = bench.documents(example).values()
+    length = sum(len(bench.offsets(document)) for document in documents)
+    # The reader would drop what does not fit; here the question is told to be unanswerable this way.
+    if length + bench.max_new_tokens > bench.model.window:
+        raise PromptTooLong(length, bench.max_new_tokens, bench.model.window, "the full context")
+    return _given([_passage(document, 0, len(document.text)) for document in documents])
+
+
+def _truncation(example: Example, bench: Workbench) -> Retrieve:
+    documents = list(bench.documents(example).values())
+    length = sum(len(bench.offsets(document)) for document in documents)
+    if length <= bench.budget:
+        return _given([_passage(document, 0, len(document.text)) for document in documents])
+    tail = bench.budget // 2
+    kept = []
+    before = 0
+    for document in documents:
+        offsets = bench.offsets(document)
+        ends_at = bench.budget - tail - before  # tokens of the head that lie in this document
+        begins_at = length - tail - before
+        if ends_at > 0:
+            kept.append(_passage(document, 0, offsets[min(ends_at, len(offsets)) - 1][1]))
+        if begins_at < len(offsets):
+            kept.append(_passage(document, offsets[max(begins_at, 0)][0], offsets[-1][1]))
+        before += len(offsets)
+    return _given(kept)
+
+
+def _top_k(example: Example, bench: Workbench) -> Retrieve:
+    return _among(bench.retrieve, [document.id for document in example.documents] or None)
+
+
+def _top_k_gold(example: Example, bench: Workbench) -> Retrieve:
+    return _among(bench.retrieve, list(example.relevance))
+
+
+def _among(retrieve: Retrieve, sources: Sequence[str] | None) -> Retrieve:
+    """Retrieval within `sources`, whatever the request says."""
+    only = None if sources is None else tuple(sources)
+    return lambda question, k, _documents: retrieve(question, k, only)
+
+
+def _given(passages: Sequence[Passage]) -> Retrieve:
+    """No search: these passages, whatever is asked."""
+    return lambda _question, _k, _documents: passages
+
+
+def _passage(document: Document, start: int, end: int) -> Passage:
+    return Passage(document.id, document.title, document.text[start:end], start, end, score=0.0)
+
+
+def spans(passages: Sequence[Passage]) -> tuple[Span, ...]:
+    """Where the passages stand in their documents."""
+    return tuple(Span(passage.document_id, passage.start, passage.end) for passage in passages)
+
+
+PIPELINES: dict[str, Pipeline] = {
+    "closed_book": Pipeline(
+        "the question alone: what the model knows by itself", False, _closed_book, closed_book=True
+    ),
+    "oracle": Pipeline(
+        "the gold passages alone: what a perfect retriever would give", True, _oracle, needs="gold"
+    ),
+    "truncation": Pipeline("the first and the last half of the budget, the middle cut out", False, _truncation),
+    "top_k": Pipeline("the k best chunks, as the service retrieves them", True, _top_k, indexed=True),
+    "top_k_gold": Pipeline(
+        "the k best chunks of the relevant documents", True, _top_k_gold, indexed=True, needs="relevance"
+    ),
+    "full": Pipeline("every document whole, in order; no answer where they do not fit the window", False, _full),
+}

@@ -1,0 +1,151 @@
+"""What a run is asked to do, checked whole before any model time is spent."""
+
+import hashlib
+import random
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from refdesk.eval.benchmarks import benchmark_folder
+from refdesk.eval.dataset import Dataset
+from refdesk.eval.errors import InvalidRun, UnknownPipeline
+from refdesk.eval.example import Document, DocumentFile, Example
+from refdesk.eval.metrics import check_metrics
+from refdesk.eval.pipelines import PIPELINES, Pipeline
+from refdesk.eval.task import Task
+from refdesk.eval.tasks import find_task
+from refdesk.retriever.store import Search
+
+# A ranking is judged by its first ten documents or a hundred; several chunks may be of one document.
+_RANKING_K = 100
+_DEFAULT_K = 3
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """`task`: a name of `refdesk.eval.tasks`, or of an uploaded data set. `limit`: that many questions, drawn by
+    `seed`; None for all. `k`, `search`: of pipelines that retrieve, in chunks. `budget`: of pipelines that cut, in
+    tokens of the reader. `collection`: where a data set without documents of its own is asked. `metrics`: None
+    for those that the task names. None elsewhere: the task's default. Answers are greedy.
+    """
+
+    task: str
+    pipeline: str = "top_k"
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    seed: int = 0
+    k: int | None = None
+    search: Search = "hybrid"
+    budget: int = 512
+    max_new_tokens: int | None = None
+    collection: str | None = None
+    metrics: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can be done: `settings` with every default filled in, and the questions in their order.
+
+    `data_digest`: of the questions and what is known of them; a run is gone on with only over the same.
+    """
+
+    settings: RunSettings
+    task: Task
+    pipeline: Pipeline
+    metrics: tuple[str, ...]
+    examples: tuple[Example, ...]
+    corpus: tuple[Document | DocumentFile, ...]
+    data_digest: str
+
+    @property
+    def k(self) -> int:
+        """Chunks to retrieve."""
+        return self.settings.k or _DEFAULT_K
+
+    def stored_settings(self) -> dict[str, Any]:
+        """The settings as JSON-ready values."""
+        return asdict(self.settings)
+
+
+def make_plan(settings: RunSettings, benchmarks: str, dataset: Dataset | None = None) -> Plan:
+    """Check everything that can be checked without a model. `benchmarks`: where the data of named tasks lie.
+
+    Raises:
+        EvaluationError: the first thing that is wrong; the message names it and what was expected.
+    """
+    task = find_task(settings.task, dict(settings.task_options)) if dataset is None else dataset
+    pipeline = _pipeline(settings, task)
+    metrics = task.metrics if settings.metrics is None else check_metrics(settings.metrics)
+    _check_numbers(settings)
+    data = Path() if dataset is not None else benchmark_folder(benchmarks)
+    corpus = tuple(task.corpus(data))
+    every = tuple(task.examples(data))
+    _check_documents(settings, pipeline, every, bool(corpus))
+    examples = _drawn(every, settings)
+    if pipeline.needs == "gold" and not all(example.gold for example in examples):
+        raise InvalidRun(_unknown(settings, "gold passages are"))
+    if pipeline.needs == "relevance" and not all(example.relevance for example in examples):
+        raise InvalidRun(_unknown(settings, "relevant documents are"))
+    filled = replace(
+        settings,
+        task_options=task.options(),
+        k=settings.k or (_RANKING_K if task.retrieval_only else _DEFAULT_K),
+        max_new_tokens=settings.max_new_tokens or task.max_new_tokens,
+        metrics=metrics,
+    )
+    return Plan(filled, task, pipeline, metrics, examples, corpus, _digest(examples))
+
+
+def _pipeline(settings: RunSettings, task: Task) -> Pipeline:
+    if settings.pipeline not in PIPELINES:
+        raise UnknownPipeline(f"unknown pipeline {settings.pipeline!r}; known: {', '.join(PIPELINES)}")
+    pipeline = PIPELINES[settings.pipeline]
+    if task.retrieval_only and not pipeline.indexed:
+        fitting = ", ".join(name for name, other in PIPELINES.items() if other.indexed)
+        raise UnknownPipeline(
+            f"{settings.task} measures retrieval alone; {settings.pipeline!r} does not, {fitting} do"
+        )
+    return pipeline
+
+
+def _check_numbers(settings: RunSettings) -> None:
+    ranges = {"limit": (1, 1_000_000), "k": (1, 1000), "budget": (2, 1_000_000), "max_new_tokens": (1, 4096)}
+    for name, (low, high) in ranges.items():
+        value = getattr(settings, name)
+        if value is not None and not low <= value <= high:
+            raise InvalidRun(f"{name} is {value}; expected {low:,} to {high:,}")
+    if settings.search not in get_args(Search):
+        raise InvalidRun(f"search is {settings.search!r}; expected one of {', '.join(get_args(Search))}")
+
+
+def _check_documents(
+    settings: RunSettings, pipeline: Pipeline, examples: tuple[Example, ...], has_corpus: bool
+) -> None:
+    own = has_corpus or any(example.documents for example in examples)
+    if own and settings.collection is not None:
+        raise InvalidRun(f"collection is {settings.collection!r}, but {settings.task} brings documents of its own")
+    if not own and settings.collection is None and not pipeline.closed_book:
+        raise InvalidRun(f"{settings.task} has no documents of its own; expected a collection to ask")
+    if settings.collection is not None and not (pipeline.indexed or pipeline.closed_book):
+        raise InvalidRun(f"pipeline {settings.pipeline!r} reads given documents; a collection is asked by top_k")
+
+
+def _drawn(examples: tuple[Example, ...], settings: RunSettings) -> tuple[Example, ...]:
+    """`limit` examples drawn by `seed`, in the order of the data: the first ones would be of one article."""
+    if settings.limit is None or settings.limit >= len(examples):
+        return examples
+    chosen = sorted(random.Random(settings.seed).sample(range(len(examples)), settings.limit))
+    return tuple(examples[index] for index in chosen)
+
+
+def _unknown(settings: RunSettings, what: str) -> str:
+    return f"pipeline {settings.pipeline!r}: {what} not known for every question of {settings.task}"
+
+
+def _digest(examples: tuple[Example, ...]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        documents = [document.id for document in example.documents]
+        digest.update(repr((example.id, example.question, example.answers, documents)).encode())
+    return digest.hexdigest()[:16]

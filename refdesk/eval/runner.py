@@ -1,0 +1,188 @@
+"""Doing a run: every question that has no score yet is answered, scored and committed, one after the other."""
+
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+
+from refdesk.database import transaction
+from refdesk.eval.corpus import collection_name, ensure_ingested, texts
+from refdesk.eval.dataset import Dataset
+from refdesk.eval.desk import Desk
+from refdesk.eval.errors import InvalidRun
+from refdesk.eval.example import Document, Example, Span
+from refdesk.eval.metrics import METRICS
+from refdesk.eval.metrics.outcome import Outcome
+from refdesk.eval.pipelines import Workbench, spans
+from refdesk.eval.plan import Plan
+from refdesk.eval.provenance import DECISIVE, source_commit, versions
+from refdesk.eval.run import Run, Score
+from refdesk.eval.runs import add_score, note_versions, scored_ids
+from refdesk.reader.citations import is_abstention
+from refdesk.reader.errors import EngineClosed, PromptTooLong
+from refdesk.reader.passage import Passage
+from refdesk.reader.qa import QA, Answer, AnswerOptions, Retrieve
+
+Progress = Callable[[str, int], None]
+"""Called between commits with the stage and how many questions are scored; it raises what stops the work."""
+
+
+def do_run(desk: Desk, run: Run, plan: Plan, progress: Progress) -> None:
+    """Answer and score what is left of a run. Whatever stops it, what was scored stays and is not done again.
+
+    Raises:
+        InvalidRun: the run began over other data, or with another model.
+        EvaluationError, RetrieverError, ReaderError: the run cannot be done; a question that does not fit the
+            window is no such case, its score says so.
+    """
+    done = scored_ids(desk.engine, run.id)
+    progress("index" if plan.pipeline.indexed or plan.corpus else "load", len(done))
+    collection = _ingested(desk, plan, lambda stage: progress(stage, len(done)))
+    _check_provenance(desk, run, plan)
+    answer = _Ranker(desk, plan, collection) if plan.task.retrieval_only else _Reader(desk, plan, collection)
+    for position, example in enumerate(plan.examples):
+        if example.id in done:
+            continue
+        progress("ask", len(done))
+        score = answer(example)
+        with transaction(desk.engine) as connection:
+            add_score(connection, run.id, position, score)
+        done.add(example.id)
+    progress("ask", len(done))
+
+
+def _ingested(desk: Desk, plan: Plan, progress: Callable[[str], None]) -> str:
+    """The name of the collection that holds what the questions are asked about; ingested where it is needed."""
+    if plan.settings.collection is not None:
+        return plan.settings.collection
+    name = collection_name("dataset" if isinstance(plan.task, Dataset) else plan.settings.task, plan.corpus)
+    if plan.corpus:
+        ensure_ingested(desk, name, plan.corpus, progress)
+    elif plan.pipeline.indexed:
+        documents = {document.id: document for example in plan.examples for document in example.documents}
+        ensure_ingested(desk, name, documents.values(), progress)
+    return name
+
+
+def _check_provenance(desk: Desk, run: Run, plan: Plan) -> None:
+    if run.versions.get("data") != plan.data_digest:
+        raise InvalidRun(f"run {run.id} began over other data; the questions of {run.task} have changed since")
+    used = versions(desk, reads=not plan.task.retrieval_only, indexed=plan.pipeline.indexed)
+    used["data"] = plan.data_digest
+    if len(run.versions) == 1:
+        note_versions(desk.engine, run.id, used, source_commit())
+        return
+    for name in DECISIVE:
+        if run.versions.get(name) != used.get(name):
+            raise InvalidRun(
+                f"run {run.id} began with {name} {run.versions.get(name)}, now it is {used.get(name)};"
+                " go on with the same, or start another run"
+            )
+
+
+class _Ranker:
+    """Ranks documents; nothing is generated."""
+
+    def __init__(self, desk: Desk, plan: Plan, collection: str) -> None:
+        self._plan = plan
+        self._retrieve = desk.retriever(collection, plan.settings.search)
+
+    def __call__(self, example: Example) -> Score:
+        started = perf_counter()
+        sources = tuple(example.relevance) if self._plan.pipeline.needs == "relevance" else None
+        found = self._retrieve(example.question, self._plan.k, sources)
+        costs = {"seconds_retrieve": perf_counter() - started}
+        outcome = Outcome("", ranking=_ranking(found))
+        return _score(self._plan, example, outcome, costs | {"seconds_total": costs["seconds_retrieve"]})
+
+
+class _Reader:
+    """Answers questions with the service's own QA."""
+
+    def __init__(self, desk: Desk, plan: Plan, collection: str) -> None:
+        self._plan = plan
+        self._model, self._engine = desk.reader
+        shared: dict[str, Document] = {}
+
+        def corpus() -> dict[str, Document]:
+            if not shared:
+                shared.update(texts(desk, collection, plan.corpus))
+            return shared
+
+        retrieve: Retrieve = lambda *_: ()  # noqa: E731 - nothing is searched
+        if plan.pipeline.indexed:
+            retrieve = desk.retriever(collection, plan.settings.search)
+        self._bench = Workbench(
+            model=self._model,
+            budget=plan.settings.budget,
+            max_new_tokens=plan.settings.max_new_tokens or plan.task.max_new_tokens,
+            retrieve=retrieve,
+            corpus=corpus,
+        )
+
+    def __call__(self, example: Example) -> Score:
+        retrieved: list[Passage] = []
+        pipeline = self._plan.pipeline
+
+        def retrieve(question: str, k: int, documents: tuple[str, ...] | None) -> list[Passage]:
+            retrieved.extend(pipeline.select(example, self._bench)(question, k, documents))
+            return retrieved
+
+        qa = QA(retrieve, self._model, self._engine, closed_book=pipeline.closed_book)
+        options = AnswerOptions(
+            k=self._plan.k,
+            max_new_tokens=self._bench.max_new_tokens,
+            reference=example.answers[0] if example.answers else None,
+        )
+        try:
+            answer = qa.answer(example.question, options)
+        except PromptTooLong as error:
+            return _no_answer(self._plan, example, str(error))
+        if answer.finish_reason == "cancelled":  # the engine is being closed; half an answer is no score
+            raise EngineClosed("the engine was closed during a question")
+        ranking = _ranking(retrieved) if pipeline.indexed else ()
+        return _score(self._plan, example, _outcome(answer, ranking), _costs(answer))
+
+
+def _ranking(passages: Sequence[Passage]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(passage.document_id for passage in passages))
+
+
+def _outcome(answer: Answer, ranking: tuple[str, ...]) -> Outcome:
+    return Outcome(
+        answer=answer.text,
+        context=spans(answer.passages),
+        citations=tuple(Span(cited.document_id, cited.start, cited.end) for cited in answer.citations),
+        ranking=ranking,
+        nll=answer.reference_nll,
+        abstained=answer.finish_reason == "no_passages" or is_abstention(answer.text),
+    )
+
+
+def _costs(answer: Answer) -> dict[str, float]:
+    usage = answer.usage
+    seconds = {f"seconds_{stage}": value for stage, value in usage.seconds.items()}
+    counts = ("prompt_tokens", "completion_tokens", "passages_used", "passages_dropped", "kv_entries", "kv_bytes")
+    return {name: float(getattr(usage, name)) for name in counts} | seconds
+
+
+def _score(plan: Plan, example: Example, outcome: Outcome, costs: Mapping[str, float]) -> Score:
+    quality = {name: METRICS[name].score(example, outcome) for name in plan.metrics}
+    return Score(
+        example_id=example.id,
+        question=example.question,
+        references=example.answers,
+        answer=outcome.answer,
+        values={**quality, **costs},
+        facts=dict(example.facts),
+    )
+
+
+def _no_answer(plan: Plan, example: Example, error: str) -> Score:
+    return Score(
+        example_id=example.id,
+        question=example.question,
+        references=example.answers,
+        answer="",
+        values=dict.fromkeys(plan.metrics),
+        facts=dict(example.facts),
+        error=error,
+    )
