@@ -61,6 +61,7 @@ def evaluation(context: click.Context, /, limit: int, as_json: bool) -> None:
 @click.pass_obj
 def run(
     settings: Settings,
+    /,
     task: str,
     pipelines: tuple[str, ...],
     options: tuple[str, ...],

@@ -41,10 +41,9 @@ class DatasetsController(Controller):
         """
         form = await request.form()
         files = [value for field, value in form.multi_items() if field == "file" and isinstance(value, UploadFile)]
-        if len(files) != 1 or len(form.multi_items()) != 1:
-            raise InvalidDataset(
-                f"{len(form.multi_items())} form fields; expected one file in a field named 'file'"
-            )
+        fields = [field for field, _ in form.multi_items()]
+        if fields != ["file"] or not files:
+            raise InvalidDataset(f"form fields {fields}; expected one file in a field named 'file'")
         content = await files[0].read()
         name = files[0].filename or "dataset"
         dataset_id = await anyio.to_thread.run_sync(add_dataset, desk.engine, name[:200], content)

@@ -5,14 +5,40 @@ from typing import Any, get_type_hints
 
 from refdesk.eval.errors import InvalidTaskOption, UnknownTask
 from refdesk.eval.task import Task
+from refdesk.eval.tasks.clapnq import ClapNQ
+from refdesk.eval.tasks.covidqa import CovidQA
+from refdesk.eval.tasks.cranfield import Cranfield
+from refdesk.eval.tasks.fairytaleqa import FairytaleQA
+from refdesk.eval.tasks.kv import KeyValue
+from refdesk.eval.tasks.multihop import HotpotQA, MuSiQue, TwoWiki
+from refdesk.eval.tasks.needle import Needle
 from refdesk.eval.tasks.nq import NaturalQuestions, NaturalQuestionsOracle
+from refdesk.eval.tasks.pubmedqa import PubMedQA
+from refdesk.eval.tasks.qmsum import QMSum
+from refdesk.eval.tasks.scifact import SciFact
+from refdesk.eval.tasks.sec10q import Sec10Q
 from refdesk.eval.tasks.squad import Squad, SquadV2
+from refdesk.eval.tasks.squality import Squality
 
 TASKS: dict[str, type[Task]] = {
     "nq": NaturalQuestions,
     "nq-oracle": NaturalQuestionsOracle,
     "squad": Squad,
     "squad-v2": SquadV2,
+    "hotpotqa": HotpotQA,
+    "musique": MuSiQue,
+    "2wiki": TwoWiki,
+    "fairytaleqa": FairytaleQA,
+    "covidqa": CovidQA,
+    "pubmedqa": PubMedQA,
+    "clapnq": ClapNQ,
+    "qmsum": QMSum,
+    "squality": Squality,
+    "sec10q": Sec10Q,
+    "kv": KeyValue,
+    "needle": Needle,
+    "scifact": SciFact,
+    "cranfield": Cranfield,
 }
 
 

@@ -1,0 +1,88 @@
+"""The default model under every baseline pipeline, and the default embedder's ranking: the figures of docs/results.md.
+
+Answers are kept in `.bench/evaluation`, so that a run cut short is gone on with, and one that is done at this commit
+is not done again.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from refdesk.app.build import Desk
+from refdesk.app.settings import Settings
+from refdesk.eval.comparison import compare
+from refdesk.eval.plan import RunSettings, make_plan
+from refdesk.eval.provenance import source_commit
+from refdesk.eval.report import html_report
+from refdesk.eval.run import Run
+from refdesk.eval.runs import get_run, list_runs, list_scores
+from refdesk.eval.table import markdown_table
+
+FOLDER = Path(".bench/evaluation")
+TAKES = "about 75 minutes on two cores"
+N = 50
+EVERY = ("closed_book", "oracle", "truncation", "top_k", "full")
+
+
+def asked() -> list[RunSettings]:
+    """The runs, the quickest sets first."""
+    sets = [
+        ("nq-oracle", {}, EVERY),
+        ("squad", {}, EVERY),
+        ("pubmedqa", {}, EVERY),
+        ("needle", {"words": 2000}, EVERY),
+        ("needle", {"words": 20000}, ("truncation", "top_k", "full")),
+        ("sec10q", {}, ("closed_book", "truncation", "top_k", "top_k_gold", "full")),
+        *(("nq", {"gold_at": at}, EVERY if at == 0 else ("truncation", "full")) for at in (0, 4, 9, 14, 19)),
+    ]
+    runs = [
+        RunSettings(task=task, task_options=options, pipeline=pipeline, limit=N)
+        for task, options, pipelines in sets
+        for pipeline in pipelines
+    ]
+    for task in ("scifact", "cranfield"):
+        runs += [RunSettings(task=task, search=search) for search in ("dense", "hybrid", "lexical")]
+    return runs
+
+
+def main(data: Path) -> None:
+    """Do what is not done yet, print the tables, write a report for each task."""
+    sys.stderr.write(f"evaluation: {TAKES}; what is done already at this commit is not done again\n")
+    desk = Desk(Settings(data=FOLDER.resolve(), shared_data=str(data)))
+    desk.start("evaluate")
+    started = time.monotonic()
+    by_task: dict[str, list[Run]] = {}
+    commit = source_commit()
+    for settings in asked():
+        run = _known(desk, settings, commit, str(data)) or desk.start_run(settings)
+        by_task.setdefault(settings.task, []).append(run)
+    for task, runs in by_task.items():
+        done = [_finished(desk, run) for run in runs]
+        comparison = compare([(run, [score for _, score in list_scores(desk.engine, run.id)]) for run in done])
+        print(f"\n### {task}\n\n{markdown_table(comparison)}", flush=True)
+        (FOLDER / f"{task}.html").write_text(html_report(comparison), encoding="utf-8")
+    desk.close()
+    sys.stderr.write(f"evaluation: {(time.monotonic() - started) / 60:.0f} minutes\n")
+
+
+def _known(desk: Desk, settings: RunSettings, commit: str, data: str) -> Run | None:
+    """A run of the same settings at this commit, done or to be gone on with."""
+    wanted = msgspec.json.decode(msgspec.json.encode(make_plan(settings, data).stored_settings()))
+    for run in list_runs(desk.engine, 1000, state=("queued", "running", "succeeded")):
+        if run.commit in ("", commit) and run.settings == wanted:
+            return run
+    return None
+
+
+def _finished(desk: Desk, run: Run) -> Run:
+    while (run := get_run(desk.engine, run.id)).state in ("queued", "running"):
+        time.sleep(1)
+        sys.stderr.write(f"\r{run.task} {run.pipeline}: {run.done} of {run.total}   ")
+    sys.stderr.write(f"\r{run.task} {run.pipeline}: {run.state} {run.error or ''}{' ' * 20}\n")
+    return run
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,54 @@
+"""Key-value retrieval: copy the value of one key out of JSON data of random identifiers.
+
+Liu et al., "Lost in the Middle", TACL 2024 (arXiv 2307.03172).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from refdesk.eval.example import Document, Example, Span
+from refdesk.eval.task import Task, check_range, data_file
+from refdesk.eval.tasks.files import read_jsonl
+
+_OPENING, _BETWEEN, _CLOSING = "{", ",\n ", "}"
+
+
+@dataclass(frozen=True)
+class KeyValue(Task):
+    """`keys`: 2 to 75, the one asked for and the first others. `gold_at`: the position of the one asked for, from
+    0; -1: its own among those kept, which is the last for most once `keys` is small."""
+
+    keys: int = 75
+    gold_at: int = -1
+
+    summary: ClassVar[str] = "Key-value retrieval: copy a value out of JSON data, the key at a chosen position"
+    source: ClassVar[str] = "Liu et al. 2307.03172; kv-retrieval-75_keys"
+    metrics: ClassVar[tuple[str, ...]] = ("contains", "nll", "kept_gold")
+
+    def __post_init__(self) -> None:
+        check_range("kv", "keys", self.keys, 2, 75)
+        check_range("kv", "gold_at", self.gold_at, -1, self.keys - 1)
+
+    def examples(self, data: Path) -> Iterator[Example]:
+        """See Task."""
+        file = data_file(data, "nq_lost_in_the_middle", "kv-retrieval-75_keys.jsonl.gz")
+        for number, row in enumerate(read_jsonl(file), start=1):
+            gold = [row["key"], row["value"]]
+            others = [pair for pair in row["ordered_kv_records"] if pair != gold]
+            own = min(row["ordered_kv_records"].index(gold), self.keys - 1)
+            gold_at = self.gold_at if self.gold_at >= 0 else own
+            pairs = others[: self.keys - 1]
+            pairs.insert(gold_at, gold)
+            lines = [f'"{key}": "{value}"' for key, value in pairs]
+            document = Document.of("JSON data", _OPENING + _BETWEEN.join(lines) + _CLOSING)
+            start = len(_OPENING) + sum(len(line) + len(_BETWEEN) for line in lines[:gold_at])
+            yield Example(
+                id=f"kv-{number}",
+                question=f'What is the value of the key "{row["key"]}"?',
+                answers=(row["value"],),
+                documents=(document,),
+                gold=(Span(document.id, start, start + len(lines[gold_at])),),
+                facts={"gold_at": gold_at, "keys": self.keys},
+            )

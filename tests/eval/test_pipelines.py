@@ -1,0 +1,75 @@
+"""What each pipeline lets the reader see, exact to the character."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from refdesk.eval.example import Document, Example, Span
+from refdesk.eval.pipelines import PIPELINES, Workbench
+from refdesk.reader.errors import PromptTooLong
+from refdesk.reader.model import ReaderModel
+from refdesk.reader.passage import Passage
+
+TEXTS = (
+    "The Harrow Tower was finished in 1911. It is 62 metres high. café 東京 🎉",
+    "The Harrow Bridge was designed by Elin Marsh. It crosses the river Tarn.",
+    "The market of Harrow opens on Saturdays at seven.",
+)
+DOCUMENTS = tuple(Document(f"d{i}", f"Title {i}", text) for i, text in enumerate(TEXTS))
+EXAMPLE = Example("e", "When?", ("1911",), DOCUMENTS, (Span("d0", 0, 38), Span("d2", 4, 20)), {"d0": 1, "d2": 1})
+
+
+def bench(model: ReaderModel, budget: int = 512, max_new_tokens: int = 16) -> Workbench:
+    def retrieve(question: str, k: int, sources: tuple[str, ...] | None) -> list[Passage]:
+        found = [document for document in DOCUMENTS if sources is None or document.id in sources]
+        return [Passage(d.id, d.title, d.text, 0, len(d.text), 1.0) for d in found[:k]]
+
+    return Workbench(model, budget, max_new_tokens, retrieve, corpus=lambda: {d.id: d for d in DOCUMENTS})
+
+
+def seen(name: str, workbench: Workbench, example: Example = EXAMPLE, k: int = 2) -> list[tuple[str, int, int]]:
+    found = PIPELINES[name].select(example, workbench)(example.question, k, None)
+    for passage in found:
+        text = TEXTS[int(passage.document_id[1:])]
+        assert text[passage.start : passage.end] == passage.text
+    return [(passage.document_id, passage.start, passage.end) for passage in found]
+
+
+def test_each_pipeline_shows_what_its_name_says(model: ReaderModel) -> None:
+    workbench = bench(model)
+    whole = [(document.id, 0, len(document.text)) for document in DOCUMENTS]
+    assert seen("closed_book", workbench) == []
+    assert seen("oracle", workbench) == [("d0", 0, 38), ("d2", 4, 20)]
+    assert seen("full", workbench) == whole
+    assert seen("top_k", workbench) == whole[:2]
+    assert seen("top_k_gold", workbench) == [whole[0], whole[2]]
+
+
+def test_a_corpus_stands_in_for_documents_of_ones_own(model: ReaderModel) -> None:
+    bare = Example("e", "When?", ("1911",), gold=(Span("d1", 0, 5),))
+    assert seen("oracle", bench(model), bare) == [("d1", 0, 5)]
+    assert len(seen("full", bench(model), bare)) == 3
+
+
+def test_the_full_context_is_refused_rather_than_cut(model: ReaderModel) -> None:
+    with pytest.raises(PromptTooLong, match="the full context"):
+        seen("full", bench(model, max_new_tokens=model.window - 20))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(budget=st.integers(2, 200))
+def test_truncation_keeps_the_head_and_the_tail_of_exactly_the_budget(model: ReaderModel, budget: int) -> None:
+    workbench = bench(model, budget)
+    kept = seen("truncation", workbench)
+    every = [(d.id, *offsets) for d in DOCUMENTS for offsets in workbench.offsets(d)]
+    if len(every) <= budget:
+        assert kept == [(document.id, 0, len(document.text)) for document in DOCUMENTS]
+        return
+    head, tail = every[: budget - budget // 2], every[len(every) - budget // 2 :]
+    covered = {(d, i) for d, start, end in kept for i in range(start, end)}
+    assert covered >= {(d, i) for d, start, end in head + tail for i in range(start, end)}
+    cut = [
+        token for token in every if not any(token[0] == d and token[1] < e and s < token[2] for d, s, e in kept)
+    ]
+    # A character of several tokens may stand on both sides of the cut.
+    assert len(every) - budget - 6 <= len(cut) <= len(every) - budget
