@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/pip --disable-pip-version-check -q
 
-.PHONY: demo test browser check serve bench clean
+.PHONY: demo test browser check serve bench eval clean
 
 demo: $(STAMP)  ## ingest the manual in docs/, ask it questions, print cited answers and their cost
 	$(BIN)/refdesk --data .demo ingest docs
@@ -32,6 +32,9 @@ serve: $(STAMP)  ## the REST service on loopback
 
 bench: $(STAMP)  ## the figures of docs/results.md, on the data of REFDESK_SHARED_DATA (default ../shared/data)
 	$(BIN)/python -m bench
+
+eval: $(STAMP)  ## every baseline on the benchmarks of REFDESK_SHARED_DATA, in about 75 minutes on two cores; resumable
+	$(BIN)/python -m bench evaluation
 
 clean:
 	rm -rf $(VENV) .demo .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,7 +1,6 @@
-"""The default model under every baseline pipeline, and the default embedder's ranking: the figures of docs/results.md.
+"""The default model under every baseline pipeline, and the default embedder's ranking.
 
-Answers are kept in `.bench/evaluation`, so that a run cut short is gone on with, and one that is done at this commit
-is not done again.
+Answers are kept in `.bench/evaluation`: a run cut short is gone on with, one done at this commit is not done again.
 """
 
 import sys

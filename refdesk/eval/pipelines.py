@@ -6,7 +6,10 @@ those that serve users. A new one is a function and a line in `PIPELINES`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from refdesk.eval.example import Document, Example, Span
 from refdesk.reader.errors import PromptTooLong
@@ -15,6 +18,9 @@ from refdesk.reader.qa import Retrieve
 
 if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
     from refdesk.reader.model import ReaderModel
+
+# Documents whose tokens are counted once: a corpus, or an article that many questions are asked about.
+_REMEMBERED = 32
 
 
 @dataclass
@@ -27,17 +33,19 @@ class Workbench:
     max_new_tokens: int
     retrieve: Retrieve
     corpus: Callable[[], dict[str, Document]]
-    _offsets: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    _offsets: dict[str, NDArray[np.int32]] = field(default_factory=dict)
 
     def documents(self, example: Example) -> dict[str, Document]:
         """What the question is asked about, by id and in order."""
         return {document.id: document for document in example.documents} or self.corpus()
 
-    def offsets(self, document: Document) -> list[tuple[int, int]]:
-        """Where each token of the text begins and ends, in characters."""
+    def offsets(self, document: Document) -> NDArray[np.int32]:
+        """Where each token of the text begins and ends, in characters: `[tokens, 2]`."""
         if document.id not in self._offsets:
+            while len(self._offsets) >= _REMEMBERED:
+                del self._offsets[next(iter(self._offsets))]
             encoding = self.model.literal_tokenizer.encode(document.text, add_special_tokens=False)
-            self._offsets[document.id] = encoding.offsets
+            self._offsets[document.id] = np.asarray(encoding.offsets, dtype=np.int32).reshape(-1, 2)
         return self._offsets[document.id]
 
 
@@ -47,14 +55,20 @@ Select = Callable[[Example, Workbench], Retrieve]
 @dataclass(frozen=True)
 class Pipeline:
     """`sees_question`: what the reader sees depends on the question. `indexed`: documents are ingested, and found
-    by search. `needs`: what must be known of a question, `gold` spans or `relevance` of documents."""
+    by search. `needs`: what must be known of a question, `gold` or `relevance`. `whole`: where a passage does not
+    fit the window the question has no answer, rather than one from what is left."""
 
     summary: str
     sees_question: bool
     select: Select
     indexed: bool = False
-    needs: str = ""
+    needs: Literal["", "gold", "relevance"] = ""
+    whole: bool = False
     closed_book: bool = False
+
+    def knows_enough(self, example: Example) -> bool:
+        """Whether what the pipeline needs to know of a question is known."""
+        return not self.needs or bool(getattr(example, self.needs))
 
 
 def _closed_book(example: Example, bench: Workbench) -> Retrieve:
@@ -69,7 +83,7 @@ def _oracle(example: Example, bench: Workbench) -> Retrieve:
 def _full(example: Example, bench: Workbench) -> Retrieve:
     documents = bench.documents(example).values()
     length = sum(len(bench.offsets(document)) for document in documents)
-    # The reader would drop what does not fit; here the question is told to be unanswerable this way.
+    # A million tokens need not go through the prompt to be too long.
     if length + bench.max_new_tokens > bench.model.window:
         raise PromptTooLong(length, bench.max_new_tokens, bench.model.window, "the full context")
     return _given([_passage(document, 0, len(document.text)) for document in documents])
@@ -88,9 +102,9 @@ def _truncation(example: Example, bench: Workbench) -> Retrieve:
         ends_at = bench.budget - tail - before  # tokens of the head that lie in this document
         begins_at = length - tail - before
         if ends_at > 0:
-            kept.append(_passage(document, 0, offsets[min(ends_at, len(offsets)) - 1][1]))
+            kept.append(_passage(document, 0, int(offsets[min(ends_at, len(offsets)) - 1][1])))
         if begins_at < len(offsets):
-            kept.append(_passage(document, offsets[max(begins_at, 0)][0], offsets[-1][1]))
+            kept.append(_passage(document, int(offsets[max(begins_at, 0)][0]), int(offsets[-1][1])))
         before += len(offsets)
     return _given(kept)
 
@@ -135,5 +149,7 @@ PIPELINES: dict[str, Pipeline] = {
     "top_k_gold": Pipeline(
         "the k best chunks of the relevant documents", True, _top_k_gold, indexed=True, needs="relevance"
     ),
-    "full": Pipeline("every document whole, in order; no answer where they do not fit the window", False, _full),
+    "full": Pipeline(
+        "every document, in order; no answer where they do not fit the window", False, _full, whole=True
+    ),
 }

@@ -83,10 +83,10 @@ def make_plan(settings: RunSettings, benchmarks: str, dataset: Dataset | None = 
     every = tuple(task.examples(data))
     _check_documents(settings, pipeline, every, bool(corpus))
     examples = _drawn(every, settings)
-    if pipeline.needs == "gold" and not all(example.gold for example in examples):
-        raise InvalidRun(_unknown(settings, "gold passages are"))
-    if pipeline.needs == "relevance" and not all(example.relevance for example in examples):
-        raise InvalidRun(_unknown(settings, "relevant documents are"))
+    if not any(pipeline.knows_enough(example) for example in examples):
+        raise InvalidRun(
+            f"pipeline {settings.pipeline!r} needs {pipeline.needs}; no question of {settings.task} has it"
+        )
     filled = replace(
         settings,
         task_options=task.options(),
@@ -137,10 +137,6 @@ def _drawn(examples: tuple[Example, ...], settings: RunSettings) -> tuple[Exampl
         return examples
     chosen = sorted(random.Random(settings.seed).sample(range(len(examples)), settings.limit))
     return tuple(examples[index] for index in chosen)
-
-
-def _unknown(settings: RunSettings, what: str) -> str:
-    return f"pipeline {settings.pipeline!r}: {what} not known for every question of {settings.task}"
 
 
 def _digest(examples: tuple[Example, ...]) -> str:

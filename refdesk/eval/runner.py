@@ -42,7 +42,10 @@ def do_run(desk: Desk, run: Run, plan: Plan, progress: Progress) -> None:
         if example.id in done:
             continue
         progress("ask", len(done))
-        score = answer(example)
+        if plan.pipeline.knows_enough(example):
+            score = answer(example)
+        else:
+            score = _no_answer(plan, example, f"no {plan.pipeline.needs} is known")
         with transaction(desk.engine) as connection:
             add_score(connection, run.id, position, score)
         done.add(example.id)
@@ -138,6 +141,10 @@ class _Reader:
             return _no_answer(self._plan, example, str(error))
         if answer.finish_reason == "cancelled":  # the engine is being closed; half an answer is no score
             raise EngineClosed("the engine was closed during a question")
+        if pipeline.whole and answer.usage.passages_dropped:
+            return _no_answer(
+                self._plan, example, "the documents fit the window only without the prompt around them"
+            )
         ranking = _ranking(retrieved) if pipeline.indexed else ()
         return _score(self._plan, example, _outcome(answer, ranking), _costs(answer))
 

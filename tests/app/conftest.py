@@ -39,7 +39,7 @@ def client(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Iter
     """One service for all tests of a module, ready to answer."""
     data = tmp_path_factory.mktemp("service")
     (data / "models").symlink_to(model_folder)
-    service = Service(data, environment={"REFDESK_MAX_UPLOAD_MB": "1"})
+    service = Service(data, environment={"REFDESK_MAX_UPLOAD_MB": "1", "REFDESK_SHARED_DATA": str(data / "none")})
     client = service.start(ready=True)
     yield client
     client.close()

@@ -3,6 +3,7 @@
 Möller et al., "COVID-QA: A Question Answering Dataset for COVID-19", NLP-COVID workshop at ACL 2020.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +40,14 @@ class CovidQA(Task):
 
 
 def _paragraph(document: Document, answer: str) -> tuple[Span, ...]:
-    # The offsets of the data point elsewhere.
-    found = document.text.find(answer)
-    if found < 0:
+    # The offsets of the data point elsewhere. Above the abstract stand identifiers and a date, where an answer
+    # such as "9" would be found first.
+    body = re.search(r"^(?:Abstract|Text): ", document.text, re.MULTILINE)
+    whole_words = re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)")
+    found = whole_words.search(document.text, body.start() if body else 0)
+    start = found.start() if found else document.text.find(answer)
+    if start < 0:
         return ()
-    end = document.text.find("\n", found + len(answer))
-    start = document.text.rfind("\n", 0, found) + 1
-    return (Span(document.id, start, end if end >= 0 else len(document.text)),)
+    end = document.text.find("\n", start + len(answer))
+    line = document.text.rfind("\n", 0, start) + 1
+    return (Span(document.id, line, end if end >= 0 else len(document.text)),)

@@ -19,8 +19,9 @@ from refdesk.eval.tasks.files import read_text
 # None of them stands in the novel, and no number of five digits either.
 _CITIES = ("Lisbon", "Nairobi", "Quito", "Osaka", "Montevideo")
 _WORD = re.compile(r"\S+")
-# Behind a sentence or a paragraph. Two small letters before the dot: St. and M. end no sentence.
-_SENTENCE = re.compile(r"""\n\n+|(?<!Mrs)(?<=[a-z]{2})[.!?]["']?\s+(?=["'A-Z])""")
+# Behind a sentence or a paragraph, but not between a chapter's end and the next one's heading. Two small letters
+# before the dot: St. and M. end no sentence.
+_SENTENCE = re.compile(r"""\n\n+(?!\n|CHAPTER)|(?<!Mrs)(?<=[a-z]{2})[.!?]["']?\s+(?=["'A-Z])(?!CHAPTER)""")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from refdesk.eval.example import Document, DocumentFile, Example
 from refdesk.eval.task import Task, data_file
 
 _FOLDER = "kg_rag_sec10q"
-# A line of its own, or in brackets after a sentence: (SOURCE: 2022 Q3 AAPL.pdf), ("2022 Q3 AAPL.pdf").
-_SOURCES = re.compile(r'^[ \t]*SOURCE\(S\):.*$|\s*\((?:SOURCE: *)?"?\d{4} Q\d \w+\.pdf[^()]*\)', re.MULTILINE)
+# A line of its own, or brackets within a sentence: (SOURCE: 2022 Q3 AAPL.pdf), (from "2022 Q3 AAPL.pdf").
+_SOURCES = re.compile(r"^[ \t]*SOURCE\(S\):.*$|\s*\([^()]*\.pdf[^()]*\)", re.MULTILINE)
 _BLANK_LINES = re.compile(r"\n\s*\n\s*")
 
 
