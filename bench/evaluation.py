@@ -1,6 +1,6 @@
 """The default model under every baseline pipeline, and the default embedder's ranking.
 
-Answers are kept in `.bench/evaluation`: a run cut short is gone on with, one done at this commit is not done again.
+Scores are kept in `.bench/evaluation`: a run cut short is gone on with, one done at this commit is not repeated.
 """
 
 import sys

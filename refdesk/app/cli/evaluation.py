@@ -246,6 +246,6 @@ def _scores(desk: Desk, one: Run) -> list[Score]:
 
 
 def _print_tables(comparison: Comparison) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 300, highlight=False)
     for table in terminal_tables(comparison):
         console.print(table)

@@ -24,7 +24,7 @@ class Squad(Task):
 
     summary: ClassVar[str] = "SQuAD v1.1: extractive questions on a paragraph or a whole article"
     source: ClassVar[str] = "Rajpurkar et al., EMNLP 2016; 20 of the 48 dev articles"
-    metrics: ClassVar[tuple[str, ...]] = ("em", "f1", "contains", "nll", "kept_gold", "cited_gold", "gold_cited")
+    metrics: ClassVar[tuple[str, ...]] = ("f1", "em", "contains", "nll", "kept_gold", "cited_gold", "gold_cited")
     file: ClassVar[str] = "dev-v1.1.given.json.gz"
 
     def __post_init__(self) -> None:
@@ -63,5 +63,5 @@ class SquadV2(Squad):
 
     summary: ClassVar[str] = "SQuAD v2.0: half of the questions have no answer in the text"
     source: ClassVar[str] = "Rajpurkar, Jia, Liang, ACL 2018; 11 of the 35 dev articles"
-    metrics: ClassVar[tuple[str, ...]] = ("em", "f1", "abstention", "nll", "kept_gold")
+    metrics: ClassVar[tuple[str, ...]] = ("f1", "em", "abstention", "nll", "kept_gold")
     file: ClassVar[str] = "dev-v2.0.given.json.gz"

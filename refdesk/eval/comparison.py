@@ -1,0 +1,188 @@
+"""Runs side by side: means with intervals, and differences question by question. Never across tasks."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from refdesk.eval.pipelines import PIPELINES
+from refdesk.eval.run import Run, Score
+from refdesk.eval.statistics import Difference, Estimate, interval, paired_difference
+
+COSTS = ("prompt_tokens", "completion_tokens", "kv_bytes", "seconds_total")
+# Facts to draw a curve by: where in the context the answer stands.
+_PLACES = ("gold_at", "depth")
+_FEW = 30
+# What may differ between runs of one task and is not told by their other columns.
+_TELLING = ("k", "search", "budget", "max_new_tokens", "limit", "seed", "collection")
+_FLOOR = "closed_book"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run. `label`: its pipeline and the settings in which it differs from the others. `quality`: by metric,
+    over the questions that it applies to; `costs`: means over the questions that were answered."""
+
+    run: Run
+    label: str
+    scores: tuple[Score, ...]
+    quality: Mapping[str, Estimate]
+    costs: Mapping[str, float]
+    unanswered: int
+
+    @property
+    def sees_question(self) -> bool:
+        """Whether what the reader sees depends on the question."""
+        return PIPELINES[self.run.pipeline].sees_question
+
+    @property
+    def is_floor(self) -> bool:
+        """Whether this is what the model knows without any document."""
+        return self.run.pipeline == _FLOOR
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a run is better or worse by than the first of its task, on the questions that both have."""
+
+    row: Row
+    base: Row
+    metric: str
+    difference: Difference
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The main metric of a pipeline by where the answer stands: `points` by ascending value of the fact."""
+
+    label: str
+    fact: str
+    points: tuple[tuple[float, Estimate], ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one task, in the order they were given; `metrics`: those that any of them has a value of."""
+
+    task: str
+    metrics: tuple[str, ...]
+    rows: tuple[Row, ...]
+    gains: tuple[Gain, ...]
+    curves: tuple[Curve, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One group a task."""
+
+    groups: tuple[Group, ...]
+
+
+def compare(runs: Sequence[tuple[Run, Sequence[Score]]]) -> Comparison:
+    """Put runs side by side. A question that one of two runs has no value for is in no difference of theirs."""
+    tasks = dict.fromkeys(run.task for run, _ in runs)
+    return Comparison(tuple(_group(task, [pair for pair in runs if pair[0].task == task]) for task in tasks))
+
+
+def _group(task: str, runs: list[tuple[Run, Sequence[Score]]]) -> Group:
+    labels = _labels([run for run, _ in runs])
+    rows = [_row(run, scores, label) for (run, scores), label in zip(runs, labels, strict=True)]
+    metrics = dict.fromkeys(name for row in rows for name in row.run.metrics if name in row.quality)
+    return Group(
+        task=task,
+        metrics=tuple(metrics),
+        rows=tuple(rows),
+        gains=tuple(_gains(rows, metrics)),
+        curves=tuple(_curves(rows)),
+        warnings=tuple(_warnings(rows)),
+    )
+
+
+def _row(run: Run, scores: Sequence[Score], label: str) -> Row:
+    values = {name: _values(scores, name) for name in (*run.metrics, *COSTS)}
+    return Row(
+        run=run,
+        label=label,
+        scores=tuple(scores),
+        quality={name: interval(list(values[name].values())) for name in run.metrics if values[name]},
+        costs={name: sum(v.values()) / len(v) for name in COSTS if (v := values[name])},
+        unanswered=sum(score.error is not None for score in scores),
+    )
+
+
+def _values(scores: Iterable[Score], metric: str) -> dict[str, float]:
+    return {score.example_id: value for score in scores if (value := score.values.get(metric)) is not None}
+
+
+def _labels(runs: list[Run]) -> list[str]:
+    """The pipeline, and what else differs among these runs; the run's id where that does not tell them apart."""
+    described = [
+        {**run.settings["task_options"], **{name: run.settings.get(name) for name in _TELLING}} for run in runs
+    ]
+    names = dict.fromkeys(name for one in described for name in one)
+    differing = [name for name in names if len({one.get(name) for one in described}) > 1]
+    labels = [
+        " ".join([run.pipeline, *(f"{name}={one[name]}" for name in differing if one.get(name) is not None)])
+        for run, one in zip(runs, described, strict=True)
+    ]
+    return [
+        label if labels.count(label) == 1 else f"{label} {run.id[:8]}"
+        for run, label in zip(runs, labels, strict=True)
+    ]
+
+
+def _gains(rows: list[Row], metrics: Iterable[str]) -> Iterable[Gain]:
+    base = rows[0]
+    for row in rows[1:]:
+        for metric in metrics:
+            found = paired_difference(_values(base.scores, metric), _values(row.scores, metric))
+            if found is not None:
+                yield Gain(row, base, metric, found)
+
+
+def _curves(rows: list[Row]) -> Iterable[Curve]:
+    for fact in _PLACES:
+        placed = sorted((row for row in rows if any(fact in s.facts for s in row.scores)), key=_curve_label)
+        for label, same in groupby(placed, key=_curve_label):
+            by_place: dict[float, list[float]] = {}
+            for row in same:
+                for score in row.scores:
+                    value = score.values.get(row.run.metrics[0])
+                    if value is not None:
+                        by_place.setdefault(_place(fact, float(score.facts[fact])), []).append(value)
+            if len(by_place) > 1:
+                yield Curve(label, fact, tuple((place, interval(by_place[place])) for place in sorted(by_place)))
+
+
+def _place(fact: str, value: float) -> float:
+    """Depths go by tenths, or each would have one question."""
+    return value if fact == "gold_at" else min(int(value * 10), 9) / 10 + 0.05
+
+
+def _curve_label(row: Row) -> str:
+    options = row.run.settings["task_options"]
+    return " ".join(
+        [
+            row.run.pipeline,
+            *(f"{name}={value}" for name, value in options.items() if name not in (*_PLACES, "seed")),
+        ]
+    )
+
+
+def _warnings(rows: list[Row]) -> Iterable[str]:
+    for name, what in (("model_fingerprint", "models"), ("dtype", "number formats"), ("embedder", "embedders")):
+        if len({row.run.versions[name] for row in rows if name in row.run.versions}) > 1:
+            yield f"The runs were made with different {what}."
+    if len({row.run.commit for row in rows if row.run.commit}) > 1:
+        yield "The runs were made with different commits of Refdesk."
+    if len({frozenset(score.example_id for score in row.scores) for row in rows}) > 1:
+        yield "The runs are over different questions; differences are over those that two runs share."
+    for row in rows:
+        if row.run.state != "succeeded":
+            yield f"{row.label} is {row.run.state}: {row.run.done} of {row.run.total} questions."
+        if row.unanswered:
+            yield f"{row.label}: no answer to {row.unanswered} of {row.run.done} questions, which are in no mean."
+    if min((len(row.scores) for row in rows), default=0) < _FEW:
+        yield f"Fewer than {_FEW} questions: the intervals are wide, and rough."
+    if len({row.sees_question for row in rows if not row.is_floor}) > 1:
+        yield "What some pipelines show the reader is chosen by the question, what others show is not."
