@@ -148,7 +148,7 @@ def _curves(rows: list[Row]) -> Iterable[Curve]:
             for row in same:
                 for score in row.scores:
                     value = score.values.get(row.run.metrics[0])
-                    if value is not None:
+                    if value is not None and fact in score.facts:
                         by_place.setdefault(_place(fact, float(score.facts[fact])), []).append(value)
             if len(by_place) > 1:
                 yield Curve(label, fact, tuple((place, interval(by_place[place])) for place in sorted(by_place)))

@@ -75,32 +75,29 @@ def test_a_run_that_is_killed_is_gone_on_with(data: Path, tmp_path: Path) -> Non
     assert "every run is finished" in refdesk(data, "eval", "resume").stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["run", "trivia"], "unknown task 'trivia'; known: nq"),
-        (["run", "squad", "--shared-data", "/nowhere"], "no benchmark data at /nowhere"),
-        (["run", "squad", "-o", "colour=red"], "squad: unknown option 'colour'"),
-        (["run", "nq", "-o", "gold_at=20"], "gold_at is 20; expected 0 to 19"),
-        (["run", "nq", "-o", "gold_at=first"], "gold_at is 'first'; expected int"),
-        (["run", "bad.jsonl"], "line 2: answers is empty"),
-        (["run", "missing.jsonl"], "cannot be read: No such file"),
-        (["run", "harrow.jsonl", "-p", "best"], "unknown pipeline 'best'"),
-        (["run", "harrow.jsonl", "--metric", "f3"], "unknown metric 'f3'"),
-        (["show", "nope"], "unknown run 'nope'"),
-        (["compare", "nope"], "unknown run 'nope'"),
-    ],
-)
-def test_what_cannot_be_is_told_before_any_model_is_loaded(
-    data: Path, questions: Path, arguments: list[str], reason: str
-) -> None:
+BAD = {
+    "unknown task 'trivia'; known: nq": ["run", "trivia"],
+    "no benchmark data at /nowhere": ["run", "squad", "--shared-data", "/nowhere"],
+    "squad: unknown option 'colour'": ["run", "squad", "-o", "colour=red"],
+    "gold_at is 20; expected 0 to 19": ["run", "nq", "-o", "gold_at=20"],
+    "gold_at is 'first'; expected int": ["run", "nq", "-o", "gold_at=first"],
+    "line 2: answers is empty": ["run", "bad.jsonl"],
+    "cannot be read: No such file": ["run", "missing.jsonl"],
+    "unknown pipeline 'best'": ["run", "harrow.jsonl", "-p", "best"],
+    "unknown metric 'f3'": ["run", "harrow.jsonl", "--metric", "f3"],
+    "unknown run 'nope'": ["compare", "nope"],
+}
+
+
+def test_what_cannot_be_is_told_before_any_model_is_loaded(data: Path, questions: Path) -> None:
     (questions.parent / "bad.jsonl").write_bytes(jsonl(ROWS[0], ROWS[1] | {"answers": []}))
-    located = [str(questions.parent / one) if one.endswith(".jsonl") else one for one in arguments]
-    done = refdesk(data, "eval", *located)
-    assert done.returncode == 1
-    assert reason in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
-    assert "loading" not in done.stderr
+    for reason, arguments in BAD.items():
+        located = [str(questions.parent / one) if one.endswith(".jsonl") else one for one in arguments]
+        done = refdesk(data, "eval", *located)
+        assert done.returncode == 1
+        assert reason in " ".join(done.stderr.split())
+        assert "Traceback" not in done.stderr
+        assert "loading" not in done.stderr
     assert refdesk(data, "eval", "list").stdout == ""
 
 

@@ -20,7 +20,6 @@ from refdesk.eval.errors import InvalidRun
 from refdesk.eval.metrics import METRICS
 from refdesk.eval.pipelines import PIPELINES
 from refdesk.eval.plan import RunSettings
-from refdesk.eval.report import html_report
 from refdesk.eval.run import Run, Score
 from refdesk.eval.runs import add_dataset, get_run, list_runs, list_scores
 from refdesk.eval.table import markdown_table, terminal_tables
@@ -163,6 +162,8 @@ def compare_runs(settings: Settings, run_ids: tuple[str, ...], html: Path | None
     else:
         _print_tables(comparison)
     if html is not None:
+        from refdesk.eval.report import html_report  # it draws, which takes a while to import
+
         html.write_text(html_report(comparison), encoding="utf-8")
         notes.print(f"report: {html}", markup=False)
 
