@@ -12,6 +12,7 @@ from refdesk.eval.comparison import Comparison, Group, Row
 from refdesk.eval.metrics import METRICS
 from refdesk.eval.pipelines import PIPELINES
 from refdesk.eval.plot import by_place, quality_by_cost
+from refdesk.eval.table import probability
 from refdesk.eval.tasks import TASKS
 
 _COSTS = (
@@ -40,6 +41,7 @@ class _Question:
 def html_report(comparison: Comparison) -> str:
     """The page. The same comparison gives the same bytes."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["probability"] = probability
     environment.filters["moment"] = lambda seconds: f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
     template = environment.from_string(files("refdesk.eval").joinpath("report.html").read_text("utf-8"))
     used = dict.fromkeys(metric for group in comparison.groups for metric in group.metrics)

@@ -78,7 +78,12 @@ def _gain(gain: Gain | None, between: str) -> str:
     if gain is None:
         return ""
     found = gain.difference
-    return f"{found.mean:+.3f}{between}[{found.low:+.3f}, {found.high:+.3f}]{between}p={found.p:.3f}"
+    return f"{found.mean:+.3f}{between}[{found.low:+.3f}, {found.high:+.3f}]{between}{probability(found.p)}"
+
+
+def probability(p: float) -> str:
+    """A p as it is told."""
+    return "p<0.001" if p < 0.001 else f"p={p:.3f}"
 
 
 def _table(title: str, head: list[str], rows: list[list[str]]) -> Table:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from refdesk.app.build import Desk
 from refdesk.app.cli.output import as_json, list_unless_told, notes, open_desk, print_json
 from refdesk.app.evaluation import cancel_run
-from refdesk.app.rest.evaluation_messages import evaluation_message, score_message
+from refdesk.app.rest.evaluation_messages import evaluation_message, run_message, score_message
 from refdesk.app.settings import Settings
 from refdesk.eval.comparison import Comparison, compare
 from refdesk.eval.errors import InvalidRun
@@ -115,9 +115,9 @@ def list_newest(settings: Settings, limit: int, as_json: bool) -> None:
     """The newest runs."""
     with open_desk(settings) as desk:
         found = list_runs(desk.engine, limit)
-        if as_json:
-            print_json([evaluation_message(one, _scores(desk, one)) for one in found])
-            return
+    if as_json:
+        print_json([run_message(one) for one in found])
+        return
     for one in found:
         options = "".join(f" {name}={value}" for name, value in one.settings["task_options"].items())
         click.echo(

@@ -77,12 +77,8 @@ class EstimateMessage(msgspec.Struct):
     n: int
 
 
-class EvaluationMessage(msgspec.Struct):
-    """A run, how far it is, and what it has come to so far.
-
-    `scores`: quality metrics, the main one first; `costs`: means over the questions that were answered;
-    `unanswered`: questions that have no answer, such as those whose documents do not fit the window.
-    """
+class RunMessage(msgspec.Struct, kw_only=True):
+    """A run and how far it is."""
 
     id: str
     job: str
@@ -91,11 +87,7 @@ class EvaluationMessage(msgspec.Struct):
     sees_question: bool
     state: str
     progress: ProgressMessage
-    seconds_left: float | None
     error: str | None
-    scores: dict[str, EstimateMessage]
-    costs: dict[str, float]
-    unanswered: int
     settings: dict[str, Any]
     versions: dict[str, str]
     commit: str
@@ -103,10 +95,23 @@ class EvaluationMessage(msgspec.Struct):
     finished_at: datetime | None
 
 
+class EvaluationMessage(RunMessage, kw_only=True):
+    """A run, how far it is, and what it has come to so far.
+
+    `scores`: quality metrics, the main one first; `costs`: means over the questions that were answered;
+    `unanswered`: questions that have no answer, such as those whose documents do not fit the window.
+    """
+
+    seconds_left: float | None
+    scores: dict[str, EstimateMessage]
+    costs: dict[str, float]
+    unanswered: int
+
+
 class EvaluationsMessage(msgspec.Struct):
     """Runs, the newest first."""
 
-    items: list[EvaluationMessage]
+    items: list[RunMessage]
 
 
 class ScoreMessage(msgspec.Struct):
@@ -133,6 +138,11 @@ def dataset_message(entry: DatasetEntry) -> DatasetMessage:
     return DatasetMessage(entry.id, entry.name, entry.num_examples, _moment(entry.created_at))
 
 
+def run_message(run: Run) -> RunMessage:
+    """A run for the wire."""
+    return RunMessage(**_of_run(run))
+
+
 def evaluation_message(run: Run, scores: list[Score]) -> EvaluationMessage:
     """A run for the wire, with the means of its scores so far."""
     answered = [score for score in scores if score.error is None]
@@ -141,15 +151,8 @@ def evaluation_message(run: Run, scores: list[Score]) -> EvaluationMessage:
     spent = values.get("seconds_total", [])
     over = run.state in ("succeeded", "failed", "cancelled")
     return EvaluationMessage(
-        id=run.id,
-        job=run.job_id,
-        task=run.task,
-        pipeline=run.pipeline,
-        sees_question=PIPELINES[run.pipeline].sees_question,
-        state=run.state,
-        progress=ProgressMessage(run.done, run.total),
+        **_of_run(run),
         seconds_left=None if over or not spent else sum(spent) / len(spent) * (run.total - run.done),
-        error=run.error,
         scores={
             name: msgspec.convert(interval(values[name]), EstimateMessage, from_attributes=True)
             for name in run.metrics
@@ -157,12 +160,25 @@ def evaluation_message(run: Run, scores: list[Score]) -> EvaluationMessage:
         },
         costs={name: sum(v) / len(v) for name, v in values.items() if name not in run.metrics and v},
         unanswered=len(scores) - len(answered),
-        settings=dict(run.settings),
-        versions=dict(run.versions),
-        commit=run.commit,
-        created_at=_moment(run.created_at),
-        finished_at=None if run.finished_at is None else _moment(run.finished_at),
     )
+
+
+def _of_run(run: Run) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "job": run.job_id,
+        "task": run.task,
+        "pipeline": run.pipeline,
+        "sees_question": PIPELINES[run.pipeline].sees_question,
+        "state": run.state,
+        "progress": ProgressMessage(run.done, run.total),
+        "error": run.error,
+        "settings": dict(run.settings),
+        "versions": dict(run.versions),
+        "commit": run.commit,
+        "created_at": _moment(run.created_at),
+        "finished_at": None if run.finished_at is None else _moment(run.finished_at),
+    }
 
 
 def score_message(score: Score) -> ScoreMessage:

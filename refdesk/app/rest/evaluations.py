@@ -19,6 +19,7 @@ from refdesk.app.rest.evaluation_messages import (
     ScoresMessage,
     dataset_message,
     evaluation_message,
+    run_message,
     score_message,
 )
 from refdesk.eval.errors import InvalidDataset, InvalidRun
@@ -71,9 +72,9 @@ class EvaluationsController(Controller):
         )
 
     @get(operation_id="ListEvaluations", sync_to_thread=True)
-    def list(self, desk: Desk, limit: Annotated[int, Parameter(ge=1, le=100)] = 20) -> EvaluationsMessage:
-        """The newest runs with what they have come to so far."""
-        return EvaluationsMessage([_message(desk, run) for run in list_runs(desk.engine, limit)])
+    def list(self, desk: Desk, limit: Annotated[int, Parameter(ge=1, le=1000)] = 20) -> EvaluationsMessage:
+        """The newest runs and how far they are."""
+        return EvaluationsMessage([run_message(run) for run in list_runs(desk.engine, limit)])
 
     @get("/{run_id:str}", operation_id="GetEvaluation", sync_to_thread=True)
     def retrieve(self, run_id: str, desk: Desk) -> EvaluationMessage:
