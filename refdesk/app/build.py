@@ -1,5 +1,6 @@
 """The one file that names concrete classes of all folders: it puts a desk together from settings."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -14,8 +15,10 @@ from refdesk.app.intake import Intake, Upload, take_in
 from refdesk.app.settings import Settings
 from refdesk.app.worker import Worker
 from refdesk.database import open_database
+from refdesk.eval.corpus import dataset_collection
 from refdesk.eval.plan import RunSettings
 from refdesk.eval.run import Run
+from refdesk.eval.runs import delete_dataset
 from refdesk.reader.passage import Passage
 from refdesk.reader.qa import QA, Retrieve
 from refdesk.retriever.collections import (
@@ -150,6 +153,12 @@ class Desk:
         run = start_run(self.engine, settings, self.settings.shared_data, dataset_id)
         self._wake(Evaluation.kind)
         return run
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        """Remove a data set, every run over it, and its documents. Raises UnknownDataset, InvalidRun."""
+        delete_dataset(self.engine, dataset_id)
+        with contextlib.suppress(UnknownCollection):
+            self.delete_collection(dataset_collection(dataset_id))
 
     def qa(self, collection_name: str) -> QA:
         """Question answering over a collection. Raises UnknownCollection, EmbedderMismatch."""

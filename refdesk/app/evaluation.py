@@ -12,7 +12,7 @@ from refdesk.eval.errors import EvaluationError
 from refdesk.eval.plan import RunSettings, make_plan
 from refdesk.eval.run import Run
 from refdesk.eval.runner import do_run
-from refdesk.eval.runs import add_run, dataset_of_run, get_dataset, get_run, run_of_job, settings_of
+from refdesk.eval.runs import add_run, get_dataset, get_run, run_of_job, settings_of
 from refdesk.reader.errors import EngineClosed, ReaderError
 from refdesk.retriever.collections import get_collection
 from refdesk.retriever.errors import RetrieverError
@@ -35,7 +35,8 @@ class Evaluation:
         """See Work. Questions that have a score are not asked again."""
         run = run_of_job(self.desk.engine, job.id)
         progress("load", run.done)
-        plan = make_plan(settings_of(run), self.benchmarks, dataset_of_run(self.desk.engine, run.id))
+        dataset = None if run.dataset is None else get_dataset(self.desk.engine, run.dataset)
+        plan = make_plan(settings_of(run), self.benchmarks, dataset)
         try:
             do_run(self.desk, run, plan, progress)
         except EngineClosed as error:

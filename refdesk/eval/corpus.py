@@ -31,6 +31,11 @@ def collection_name(task: str, shared: Sequence[Document | DocumentFile]) -> str
     return f"eval.{task}.{digest.hexdigest()[:8]}"
 
 
+def dataset_collection(dataset_id: str) -> str:
+    """Where the documents of an uploaded data set are kept."""
+    return f"eval.dataset.{dataset_id[:8]}"
+
+
 def ensure_ingested(
     desk: Desk, name: str, documents: Iterable[Document | DocumentFile], progress: Progress
 ) -> Collection:

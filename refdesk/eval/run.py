@@ -7,15 +7,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`job_id`: of the job that does it. `settings`: what was asked for, as in `refdesk.eval.plan.RunSettings`,
-    with every default filled in. `versions`: of the libraries, the names and fingerprints of the models, the
-    machine. `commit`: of Refdesk's source, empty when it was installed from a package. `metrics`: the quality
-    metrics, the main one first. `state`: of the job: queued, running, succeeded, failed or cancelled. `done` of
-    `total` questions have a score.
+    """`job_id`: of the job that does it. `dataset`: the id of the uploaded data set, None for a benchmark.
+    `settings`: what was asked for, as in `refdesk.eval.plan.RunSettings`, with every default filled in.
+    `versions`: of the libraries, the names and fingerprints of the models, the machine. `commit`: of Refdesk's
+    source, empty when it was installed from a package. `metrics`: the quality metrics, the main one first.
+    `state`: of the job: queued, running, succeeded, failed or cancelled. `done` of `total` questions have a score.
     """
 
     id: str
     job_id: str
+    dataset: str | None
     task: str
     pipeline: str
     settings: Mapping[str, Any]

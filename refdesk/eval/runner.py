@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
 from refdesk.database import transaction
-from refdesk.eval.corpus import collection_name, ensure_ingested, texts
-from refdesk.eval.dataset import Dataset
+from refdesk.eval.corpus import collection_name, dataset_collection, ensure_ingested, texts
 from refdesk.eval.desk import Desk
 from refdesk.eval.errors import InvalidRun
 from refdesk.eval.example import Document, Example, Span
@@ -19,7 +18,7 @@ from refdesk.eval.runs import add_score, note_versions, scored_ids
 from refdesk.reader.citations import is_abstention
 from refdesk.reader.errors import EngineClosed, PromptTooLong
 from refdesk.reader.passage import Passage
-from refdesk.reader.qa import QA, Answer, AnswerOptions, Retrieve
+from refdesk.reader.qa import QA, Answer, AnswerOptions
 
 Progress = Callable[[str, int], None]
 """Called between commits with the stage and how many questions are scored; it raises what stops the work."""
@@ -35,7 +34,7 @@ def do_run(desk: Desk, run: Run, plan: Plan, progress: Progress) -> None:
     """
     done = scored_ids(desk.engine, run.id)
     progress("index" if plan.pipeline.indexed or plan.corpus else "load", len(done))
-    collection = _ingested(desk, plan, lambda stage: progress(stage, len(done)))
+    collection = _ingested(desk, run, plan, lambda stage: progress(stage, len(done)))
     _check_provenance(desk, run, plan)
     answer = _Ranker(desk, plan, collection) if plan.task.retrieval_only else _Reader(desk, plan, collection)
     for position, example in enumerate(plan.examples):
@@ -49,14 +48,13 @@ def do_run(desk: Desk, run: Run, plan: Plan, progress: Progress) -> None:
         with transaction(desk.engine) as connection:
             add_score(connection, run.id, position, score)
         done.add(example.id)
-    progress("ask", len(done))
 
 
-def _ingested(desk: Desk, plan: Plan, progress: Callable[[str], None]) -> str:
+def _ingested(desk: Desk, run: Run, plan: Plan, progress: Callable[[str], None]) -> str:
     """The name of the collection that holds what the questions are asked about; ingested where it is needed."""
     if plan.settings.collection is not None:
         return plan.settings.collection
-    name = collection_name("dataset" if isinstance(plan.task, Dataset) else plan.settings.task, plan.corpus)
+    name = collection_name(run.task, plan.corpus) if run.dataset is None else dataset_collection(run.dataset)
     if plan.corpus:
         ensure_ingested(desk, name, plan.corpus, progress)
     elif plan.pipeline.indexed:
@@ -79,6 +77,8 @@ def _check_provenance(desk: Desk, run: Run, plan: Plan) -> None:
                 f"run {run.id} began with {name} {run.versions.get(name)}, now it is {used.get(name)};"
                 " go on with the same, or start another run"
             )
+    if (commit := source_commit()) != run.commit:  # Refdesk itself may be another; who compares is told
+        note_versions(desk.engine, run.id, {**run.versions, "gone_on_with_at": commit}, run.commit)
 
 
 class _Ranker:
@@ -110,23 +110,24 @@ class _Reader:
                 shared.update(texts(desk, collection, plan.corpus))
             return shared
 
-        retrieve: Retrieve = lambda *_: ()  # noqa: E731 - nothing is searched
-        if plan.pipeline.indexed:
-            retrieve = desk.retriever(collection, plan.settings.search)
         self._bench = Workbench(
             model=self._model,
             budget=plan.settings.budget,
             max_new_tokens=plan.settings.max_new_tokens or plan.task.max_new_tokens,
-            retrieve=retrieve,
+            retrieve=desk.retriever(collection, plan.settings.search) if plan.pipeline.indexed else _nothing,
             corpus=corpus,
         )
 
     def __call__(self, example: Example) -> Score:
-        retrieved: list[Passage] = []
         pipeline = self._plan.pipeline
+        retrieved: list[Passage] = []
+        try:
+            select = pipeline.select(example, self._bench)
+        except PromptTooLong as error:
+            return _no_answer(self._plan, example, str(error))
 
         def retrieve(question: str, k: int, documents: tuple[str, ...] | None) -> list[Passage]:
-            retrieved.extend(pipeline.select(example, self._bench)(question, k, documents))
+            retrieved.extend(select(question, k, documents))
             return retrieved
 
         qa = QA(retrieve, self._model, self._engine, closed_book=pipeline.closed_book)
@@ -147,6 +148,11 @@ class _Reader:
             )
         ranking = _ranking(retrieved) if pipeline.indexed else ()
         return _score(self._plan, example, _outcome(answer, ranking), _costs(answer))
+
+
+def _nothing(question: str, k: int, documents: tuple[str, ...] | None) -> Sequence[Passage]:
+    """A pipeline that searches nothing has no collection to search."""
+    return ()
 
 
 def _ranking(passages: Sequence[Passage]) -> tuple[str, ...]:

@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, func, insert, select, update
+from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
 
 from refdesk import schema
 from refdesk.database import transaction
 from refdesk.eval.dataset import Dataset, read_dataset
-from refdesk.eval.errors import UnknownDataset, UnknownRun
+from refdesk.eval.errors import InvalidRun, UnknownDataset, UnknownRun
 from refdesk.eval.plan import Plan, RunSettings
 from refdesk.eval.run import Run, Score
 from refdesk.retriever.documents import content_hash
 
 _run, _score, _job = schema.evaluation.c, schema.evaluation_score.c, schema.job.c
 _dataset = schema.dataset.c
+_FINISHED = ("succeeded", "failed", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +109,32 @@ def run_of_job(engine: Engine, job_id: str) -> Run:
     return found[0]
 
 
-def dataset_of_run(engine: Engine, run_id: str) -> Dataset | None:
-    """The uploaded data set of a run; None where it is over a task of the benchmark data."""
-    with engine.connect() as connection:
-        dataset_id = connection.execute(select(_run.dataset_id).where(_run.id == run_id)).scalar_one()
-    return None if dataset_id is None else get_dataset(engine, dataset_id)
+def delete_run(engine: Engine, key: str) -> None:
+    """Remove a run with its scores and its job.
+
+    Raises:
+        UnknownRun: no such run.
+        InvalidRun: it is not finished.
+    """
+    run = get_run(engine, key)
+    if run.state not in _FINISHED:
+        raise InvalidRun(f"run {run.id} is {run.state}; cancel it first")
+    with transaction(engine) as connection:
+        connection.execute(delete(schema.job).where(_job.id == run.job_id))
+
+
+def delete_dataset(engine: Engine, dataset_id: str) -> None:
+    """Remove a data set with every run over it.
+
+    Raises:
+        UnknownDataset: no such data set.
+        InvalidRun: a run over it is not finished.
+    """
+    get_dataset_entry(engine, dataset_id)
+    for run in _read(engine, _run.dataset_id == dataset_id, limit=None):
+        delete_run(engine, run.id)
+    with transaction(engine) as connection:
+        connection.execute(delete(schema.dataset).where(_dataset.id == dataset_id))
 
 
 def settings_of(run: Run) -> RunSettings:
@@ -170,7 +192,7 @@ def _entries(engine: Engine, condition: Any, *, limit: int) -> list[DatasetEntry
         return [DatasetEntry(**row._mapping) for row in connection.execute(statement)]
 
 
-def _read(engine: Engine, condition: Any, *, limit: int) -> list[Run]:
+def _read(engine: Engine, condition: Any, *, limit: int | None) -> list[Run]:
     done = (
         select(func.count()).where(_score.evaluation_id == _run.id).correlate(schema.evaluation).scalar_subquery()
     )
@@ -198,6 +220,7 @@ def _as_run(row: Row[Any]) -> Run:
     return Run(
         id=row.id,
         job_id=row.job_id,
+        dataset=row.dataset_id,
         task=row.settings["task"],
         pipeline=row.settings["pipeline"],
         settings=row.settings,

@@ -52,6 +52,10 @@ def test_a_data_set_of_ones_own_is_evaluated(client: httpx.Client) -> None:
     assert [row["example"] for row in first["items"] + rest["items"]] == ["tower", "bridge", "mayor"]
     assert rest["next_cursor"] is None
     assert "1911" in first["items"][0]["answer"]
+    assert run["dataset"] == dataset["id"]
+    assert client.delete(f"/v1/datasets/{dataset['id']}").status_code == 204
+    assert client.get(f"/v1/evaluations/{run['id']}").status_code == 404
+    assert client.delete(f"/v1/datasets/{dataset['id']}").status_code == 404
 
 
 def test_a_run_that_is_deleted_stops_and_keeps_what_it_has(client: httpx.Client) -> None:

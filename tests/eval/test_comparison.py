@@ -21,7 +21,21 @@ def run(name: str, task: str = "squad", pipeline: str = "top_k", **settings: Any
     filled = {"task": task, "pipeline": pipeline, "task_options": options, "k": 3, "seed": 0, **settings}
     metrics = ("f1", "nll")
     return Run(
-        name * 32, "job", task, pipeline, filled, VERSIONS, "c0ffee", metrics, "succeeded", 3, 3, None, 0.0, 1.0
+        name * 32,
+        "job",
+        None,
+        task,
+        pipeline,
+        filled,
+        VERSIONS,
+        "c0ffee",
+        metrics,
+        "succeeded",
+        3,
+        3,
+        None,
+        0.0,
+        1.0,
     )
 
 

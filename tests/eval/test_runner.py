@@ -11,6 +11,7 @@ import pytest
 
 from refdesk.app.evaluation import cancel_run, start_run
 from refdesk.app.jobs import get_job
+from refdesk.eval.corpus import dataset_collection
 from refdesk.eval.errors import (
     InvalidDataset,
     InvalidRun,
@@ -27,7 +28,8 @@ from refdesk.eval.run import Run, Score
 from refdesk.eval.runner import do_run
 from refdesk.eval.runs import (
     add_dataset,
-    dataset_of_run,
+    delete_run,
+    get_dataset,
     get_run,
     list_datasets,
     list_runs,
@@ -53,7 +55,7 @@ def begin(desk: SmallDesk, content: bytes, settings: RunSettings = SETTINGS) -> 
 
 
 def plan_of(desk: SmallDesk, run: Run) -> Plan:
-    return make_plan(settings_of(run), "", dataset_of_run(desk.engine, run.id))
+    return make_plan(settings_of(run), "", get_dataset(desk.engine, run.dataset or ""))
 
 
 def finish(desk: SmallDesk, run: Run, progress: Callable[[str, int], None] = lambda stage, done: None) -> None:
@@ -95,7 +97,10 @@ def test_an_answer_is_the_one_that_a_user_gets(desk: SmallDesk, harrow: bytes) -
     example = plan_of(desk, run).examples[0]
     sources = tuple(document.id for document in example.documents)
     options = AnswerOptions(k=2, max_new_tokens=8, documents=sources)
-    assert scores(desk, run)[0].answer == desk.qa("eval.dataset").answer(example.question, options).text
+    assert (
+        scores(desk, run)[0].answer
+        == desk.qa(dataset_collection(run.dataset or "")).answer(example.question, options).text
+    )
 
 
 @pytest.mark.parametrize("pipeline", ["closed_book", "oracle", "truncation", "top_k", "top_k_gold", "full"])
@@ -109,7 +114,7 @@ def test_every_pipeline_answers_from_its_own_context(desk: SmallDesk, harrow: by
     kept = {"closed_book": 0.0, "top_k": None}.get(pipeline, 1.0)
     assert kept is None or [row.values["kept_gold"] for row in rows[:2]] == [kept, kept]
     ingested = {collection.name for collection, _ in list_collections(desk.engine)}
-    assert ingested == ({"eval.dataset"} if "top_k" in pipeline else set())
+    assert ingested == ({dataset_collection(run.dataset or "")} if "top_k" in pipeline else set())
 
 
 @pytest.mark.parametrize("pipeline", ["top_k", "full"])
@@ -242,6 +247,24 @@ def test_tasks_and_data_that_are_not_there_are_named(desk: SmallDesk, tmp_path: 
 def test_a_data_set_is_kept_once(desk: SmallDesk, harrow: bytes) -> None:
     assert add_dataset(desk.engine, "a.jsonl", harrow) == add_dataset(desk.engine, "b.jsonl", harrow)
     assert [entry.num_examples for entry in list_datasets(desk.engine, 10)] == [3]
+
+
+def test_a_data_set_is_deleted_with_its_runs_and_documents(desk: SmallDesk, harrow: bytes) -> None:
+    run = begin(desk, harrow)
+    with pytest.raises(InvalidRun, match="is queued; cancel it first"):
+        desk.delete_dataset(run.dataset or "")
+    finish(desk, run)
+    cancel_run(desk.engine, run.id)
+    other = begin(desk, jsonl(ROWS[0]))
+    cancel_run(desk.engine, other.id)
+    desk.delete_dataset(run.dataset or "")
+    assert [one.id for one in list_runs(desk.engine, 10)] == [other.id]
+    assert list_collections(desk.engine) == []
+    assert scores(desk, run) == []
+    delete_run(desk.engine, other.id)
+    assert list_runs(desk.engine, 10) == []
+    with pytest.raises(UnknownDataset):
+        desk.delete_dataset(run.dataset or "")
 
 
 def test_the_worker_does_runs_and_a_cancelled_one_keeps_what_it_has(desk: SmallDesk) -> None:

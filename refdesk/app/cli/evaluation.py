@@ -21,7 +21,7 @@ from refdesk.eval.metrics import METRICS
 from refdesk.eval.pipelines import PIPELINES
 from refdesk.eval.plan import RunSettings
 from refdesk.eval.run import Run, Score
-from refdesk.eval.runs import add_dataset, get_run, list_runs, list_scores
+from refdesk.eval.runs import add_dataset, delete_run, get_run, list_runs, list_scores
 from refdesk.eval.table import markdown_table, terminal_tables
 from refdesk.eval.tasks import TASKS
 from refdesk.retriever.store import Search
@@ -175,6 +175,16 @@ def cancel(settings: Settings, run_id: str) -> None:
     """Ask a run to stop after the question in hand. What it has scored stays."""
     with open_desk(settings) as desk:
         click.echo("cancelling" if cancel_run(desk.engine, run_id).state == "running" else "cancelled")
+
+
+@evaluation.command("delete")
+@click.argument("run_ids", nargs=-1, required=True, metavar="RUN...")
+@click.pass_obj
+def remove(settings: Settings, run_ids: tuple[str, ...]) -> None:
+    """Remove finished runs with their scores."""
+    with open_desk(settings) as desk:
+        for run_id in run_ids:
+            delete_run(desk.engine, run_id)
 
 
 @evaluation.command()

@@ -82,6 +82,7 @@ class RunMessage(msgspec.Struct, kw_only=True):
 
     id: str
     job: str
+    dataset: str | None
     task: str
     pipeline: str
     sees_question: bool
@@ -167,6 +168,7 @@ def _of_run(run: Run) -> dict[str, Any]:
     return {
         "id": run.id,
         "job": run.job_id,
+        "dataset": run.dataset,
         "task": run.task,
         "pipeline": run.pipeline,
         "sees_question": PIPELINES[run.pipeline].sees_question,

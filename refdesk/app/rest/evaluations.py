@@ -55,6 +55,11 @@ class DatasetsController(Controller):
         """Uploaded data sets, the newest first."""
         return DatasetsMessage([dataset_message(entry) for entry in list_datasets(desk.engine, limit)])
 
+    @delete("/{dataset_id:str}", operation_id="DeleteDataset", guards=[require("admin")], sync_to_thread=True)
+    def remove(self, dataset_id: str, desk: Desk) -> None:
+        """Remove a data set, every run over it with its scores, and the documents that it brought."""
+        desk.delete_dataset(dataset_id)
+
 
 class EvaluationsController(Controller):
     """Runs of a pipeline over the questions of a task or a data set."""
