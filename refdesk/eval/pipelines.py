@@ -55,15 +55,14 @@ Select = Callable[[Example, Workbench], Retrieve]
 @dataclass(frozen=True)
 class Pipeline:
     """`sees_question`: what the reader sees depends on the question. `indexed`: documents are ingested, and found
-    by search. `needs`: what must be known of a question, `gold` or `relevance`. `whole`: where a passage does not
-    fit the window the question has no answer, rather than one from what is left."""
+    by search; otherwise they are given, and where they do not all fit the window the question has no answer,
+    rather than one from what is left. `needs`: what must be known of a question, `gold` or `relevance`."""
 
     summary: str
     sees_question: bool
     select: Select
     indexed: bool = False
     needs: Literal["", "gold", "relevance"] = ""
-    whole: bool = False
     closed_book: bool = False
 
     def knows_enough(self, example: Example) -> bool:
@@ -149,7 +148,5 @@ PIPELINES: dict[str, Pipeline] = {
     "top_k_gold": Pipeline(
         "the k best chunks of the relevant documents", True, _top_k_gold, indexed=True, needs="relevance"
     ),
-    "full": Pipeline(
-        "every document, in order; no answer where they do not fit the window", False, _full, whole=True
-    ),
+    "full": Pipeline("every document, in order; no answer where they do not fit the window", False, _full),
 }

@@ -77,7 +77,7 @@ def make_plan(settings: RunSettings, benchmarks: str, dataset: Dataset | None = 
     task = find_task(settings.task, dict(settings.task_options)) if dataset is None else dataset
     pipeline = _pipeline(settings, task)
     metrics = task.metrics if settings.metrics is None else check_metrics(settings.metrics)
-    _check_numbers(settings)
+    _check_numbers(settings, task)
     data = Path() if dataset is not None else benchmark_folder(benchmarks)
     corpus = tuple(task.corpus(data))
     every = tuple(task.examples(data))
@@ -94,7 +94,7 @@ def make_plan(settings: RunSettings, benchmarks: str, dataset: Dataset | None = 
         max_new_tokens=settings.max_new_tokens or task.max_new_tokens,
         metrics=metrics,
     )
-    return Plan(filled, task, pipeline, metrics, examples, corpus, _digest(examples))
+    return Plan(filled, task, pipeline, metrics, examples, corpus, _digest(examples, corpus))
 
 
 def _pipeline(settings: RunSettings, task: Task) -> Pipeline:
@@ -109,10 +109,11 @@ def _pipeline(settings: RunSettings, task: Task) -> Pipeline:
     return pipeline
 
 
-def _check_numbers(settings: RunSettings) -> None:
-    ranges = {"limit": (1, 1_000_000), "k": (1, 1000), "budget": (2, 1_000_000), "max_new_tokens": (1, 4096)}
-    for name, (low, high) in ranges.items():
+def _check_numbers(settings: RunSettings, task: Task) -> None:
+    highest = {"limit": 1_000_000, "k": 1000 if task.retrieval_only else 100, "budget": 1_000_000}
+    for name, high in {**highest, "max_new_tokens": 4096}.items():
         value = getattr(settings, name)
+        low = 2 if name == "budget" else 1  # a head and a tail
         if value is not None and not low <= value <= high:
             raise InvalidRun(f"{name} is {value}; expected {low:,} to {high:,}")
     if settings.search not in get_args(Search):
@@ -139,8 +140,8 @@ def _drawn(examples: tuple[Example, ...], settings: RunSettings) -> tuple[Exampl
     return tuple(examples[index] for index in chosen)
 
 
-def _digest(examples: tuple[Example, ...]) -> str:
-    digest = hashlib.sha256()
+def _digest(examples: tuple[Example, ...], corpus: tuple[Document | DocumentFile, ...]) -> str:
+    digest = hashlib.sha256(repr([document.id for document in corpus]).encode())
     for example in examples:
         documents = [document.id for document in example.documents]
         digest.update(repr((example.id, example.question, example.answers, documents)).encode())

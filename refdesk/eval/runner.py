@@ -142,9 +142,9 @@ class _Reader:
             return _no_answer(self._plan, example, str(error))
         if answer.finish_reason == "cancelled":  # the engine is being closed; half an answer is no score
             raise EngineClosed("the engine was closed during a question")
-        if pipeline.whole and answer.usage.passages_dropped:
+        if answer.usage.passages_dropped and not pipeline.indexed:
             return _no_answer(
-                self._plan, example, "the documents fit the window only without the prompt around them"
+                self._plan, example, "what is given fits the window only without the prompt around it"
             )
         ranking = _ranking(retrieved) if pipeline.indexed else ()
         return _score(self._plan, example, _outcome(answer, ranking), _costs(answer))

@@ -205,7 +205,7 @@ def test_a_collection_of_ones_own_is_asked(desk: SmallDesk) -> None:
         ({"metrics": ("f1", "f3")}, UnknownMetric, "'f3'; known: em"),
         ({"metrics": ("f1", "f1")}, UnknownMetric, "twice"),
         ({"limit": 0}, InvalidRun, "limit is 0"),
-        ({"k": 1001}, InvalidRun, "k is 1001"),
+        ({"k": 101}, InvalidRun, "k is 101; expected 1 to 100"),
         ({"budget": 1}, InvalidRun, "budget is 1"),
         ({"max_new_tokens": 0}, InvalidRun, "max_new_tokens is 0"),
         ({"search": "magic"}, InvalidRun, "search is 'magic'"),
