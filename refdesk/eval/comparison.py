@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from statistics import fmean, median
 
 from refdesk.eval.pipelines import PIPELINES
 from refdesk.eval.run import Run, Score
 from refdesk.eval.statistics import Difference, Estimate, interval, paired_difference
 
-COSTS = ("prompt_tokens", "completion_tokens", "kv_bytes", "seconds_total")
 # Facts to draw a curve by: where in the context the answer stands.
 _PLACES = ("gold_at", "depth")
 _FEW = 30
@@ -20,7 +20,8 @@ _FLOOR = "closed_book"
 @dataclass(frozen=True)
 class Row:
     """One run. `label`: its pipeline and the settings in which it differs from the others. `quality`: by metric,
-    over the questions that it applies to; `costs`: means over the questions that were answered."""
+    over the questions that it applies to; `costs`: over the questions that were answered, the mean of counts and
+    the median of seconds, which one busy moment of the machine does not spoil."""
 
     run: Run
     label: str
@@ -86,7 +87,7 @@ def compare(runs: Sequence[tuple[Run, Sequence[Score]]]) -> Comparison:
 
 def _group(task: str, runs: list[tuple[Run, Sequence[Score]]]) -> Group:
     labels = _labels([run for run, _ in runs])
-    rows = [_row(run, scores, label) for (run, scores), label in zip(runs, labels, strict=True)]
+    rows = [summarise(run, scores, label) for (run, scores), label in zip(runs, labels, strict=True)]
     metrics = dict.fromkeys(name for row in rows for name in row.run.metrics if name in row.quality)
     return Group(
         task=task,
@@ -98,16 +99,22 @@ def _group(task: str, runs: list[tuple[Run, Sequence[Score]]]) -> Group:
     )
 
 
-def _row(run: Run, scores: Sequence[Score], label: str) -> Row:
-    values = {name: _values(scores, name) for name in (*run.metrics, *COSTS)}
+def summarise(run: Run, scores: Sequence[Score], label: str) -> Row:
+    """What a run has come to so far, under this label."""
+    names = dict.fromkeys(name for score in scores for name in score.values)
+    values = {name: found for name in names if (found := list(_values(scores, name).values()))}
     return Row(
         run=run,
         label=label,
         scores=tuple(scores),
-        quality={name: interval(list(values[name].values())) for name in run.metrics if values[name]},
-        costs={name: sum(v.values()) / len(v) for name in COSTS if (v := values[name])},
+        quality={name: interval(values[name]) for name in run.metrics if name in values},
+        costs={name: _typical(name, values[name]) for name in values if name not in run.metrics},
         unanswered=sum(score.error is not None for score in scores),
     )
+
+
+def _typical(cost: str, values: Sequence[float]) -> float:
+    return median(values) if cost.startswith("seconds") else fmean(values)
 
 
 def _values(scores: Iterable[Score], metric: str) -> dict[str, float]:

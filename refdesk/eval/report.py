@@ -18,7 +18,7 @@ from refdesk.eval.tasks import TASKS
 _COSTS = (
     ("prompt_tokens", "tokens in the prompt, mean", 1.0),
     ("kv_bytes", "KV memory at the peak, MiB, mean", 2.0**20),
-    ("seconds_total", "seconds for an answer, mean", 1.0),
+    ("seconds_total", "seconds for an answer, median", 1.0),
 )
 _MOST_QUESTIONS = 50
 

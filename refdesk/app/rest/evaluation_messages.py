@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 
 from refdesk.app.rest.messages import ProgressMessage
+from refdesk.eval.comparison import summarise
 from refdesk.eval.pipelines import PIPELINES
 from refdesk.eval.plan import RunSettings
 from refdesk.eval.run import Run, Score
 from refdesk.eval.runs import DatasetEntry
-from refdesk.eval.statistics import interval
 from refdesk.retriever.store import Search
 
 _DEFAULT = RunSettings(task="")
@@ -99,7 +99,8 @@ class RunMessage(msgspec.Struct, kw_only=True):
 class EvaluationMessage(RunMessage, kw_only=True):
     """A run, how far it is, and what it has come to so far.
 
-    `scores`: quality metrics, the main one first; `costs`: means over the questions that were answered;
+    `scores`: quality metrics, the main one first; `costs`: means of counts and medians of seconds, over the
+    questions that were answered;
     `unanswered`: questions that have no answer, such as those whose documents do not fit the window.
     """
 
@@ -146,21 +147,18 @@ def run_message(run: Run) -> RunMessage:
 
 def evaluation_message(run: Run, scores: list[Score]) -> EvaluationMessage:
     """A run for the wire, with the means of its scores so far."""
-    answered = [score for score in scores if score.error is None]
-    names = dict.fromkeys(name for score in answered for name in score.values)
-    values = {name: [v for s in answered if (v := s.values.get(name)) is not None] for name in names}
-    spent = values.get("seconds_total", [])
+    row = summarise(run, scores, run.pipeline)
+    spent = row.costs.get("seconds_total")
     over = run.state in ("succeeded", "failed", "cancelled")
     return EvaluationMessage(
         **_of_run(run),
-        seconds_left=None if over or not spent else sum(spent) / len(spent) * (run.total - run.done),
+        seconds_left=None if over or spent is None else spent * (run.total - run.done),
         scores={
-            name: msgspec.convert(interval(values[name]), EstimateMessage, from_attributes=True)
-            for name in run.metrics
-            if values.get(name)
+            name: msgspec.convert(found, EstimateMessage, from_attributes=True)
+            for name, found in row.quality.items()
         },
-        costs={name: sum(v) / len(v) for name, v in values.items() if name not in run.metrics and v},
-        unanswered=len(scores) - len(answered),
+        costs=dict(row.costs),
+        unanswered=row.unanswered,
     )
 
 
