@@ -5,6 +5,7 @@ Scores are kept in `.bench/evaluation`: a run cut short is gone on with, one don
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -58,7 +59,7 @@ def main(data: Path) -> None:
     by_task: dict[str, list[Run]] = {}
     commit = source_commit()
     for settings in asked():
-        run = _known(desk, settings, commit, str(data)) or desk.start_run(settings)
+        run = _known(desk, settings, commit) or desk.start_run(settings)
         by_task.setdefault(settings.task, []).append(run)
     for task, runs in by_task.items():
         done = [_finished(desk, run) for run in runs]
@@ -69,9 +70,11 @@ def main(data: Path) -> None:
     sys.stderr.write(f"evaluation: {(time.monotonic() - started) / 60:.0f} minutes\n")
 
 
-def _known(desk: Desk, settings: RunSettings, commit: str, data: str) -> Run | None:
+def _known(desk: Desk, settings: RunSettings, commit: str) -> Run | None:
     """A run of the same settings at this commit, done or to be gone on with."""
-    wanted = msgspec.json.decode(msgspec.json.encode(make_plan(settings, data).stored_settings()))
+    wanted = msgspec.json.decode(
+        msgspec.json.encode(make_plan(replace(settings, benchmarks=desk.settings.benchmarks)).stored_settings())
+    )
     for run in list_runs(desk.engine, 1000, state=("queued", "running", "succeeded")):
         if run.commit in ("", commit) and run.settings == wanted:
             return run

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine as Database
@@ -95,7 +96,7 @@ class Desk:
         Each kind has a worker of its own, so that an evaluation of hours holds up no ingestion.
         """
         ingestion = Ingestion(self.engine, lambda: self.embedder, self.open_store)
-        evaluation = Evaluation(self, self.settings.shared_data)
+        evaluation = Evaluation(self)
         for work in (ingestion, evaluation):
             if not kinds or work.kind in kinds:
                 self._workers[work.kind] = Worker(self.engine, work)
@@ -150,7 +151,8 @@ class Desk:
 
     def start_run(self, settings: RunSettings, dataset_id: str | None = None) -> Run:
         """Queue an evaluation; see `app.evaluation`."""
-        run = start_run(self.engine, settings, self.settings.shared_data, dataset_id)
+        # The run keeps where its data lie, for whichever process goes on with it.
+        run = start_run(self.engine, replace(settings, benchmarks=self.settings.benchmarks), dataset_id)
         self._wake(Evaluation.kind)
         return run
 

@@ -20,10 +20,9 @@ from refdesk.retriever.errors import RetrieverError
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The work of evaluation jobs. `benchmarks`: where the data of named tasks lie."""
+    """The work of evaluation jobs."""
 
     desk: Desk
-    benchmarks: str
 
     kind = "evaluate"
     told = (EvaluationError, ReaderError, RetrieverError)
@@ -36,14 +35,14 @@ class Evaluation:
         run = run_of_job(self.desk.engine, job.id)
         progress("load", run.done)
         dataset = None if run.dataset is None else get_dataset(self.desk.engine, run.dataset)
-        plan = make_plan(settings_of(run), self.benchmarks, dataset)
+        plan = make_plan(settings_of(run), dataset)
         try:
             do_run(self.desk, run, plan, progress)
         except EngineClosed as error:
             raise Stopping from error
 
 
-def start_run(engine: Engine, settings: RunSettings, benchmarks: str, dataset_id: str | None = None) -> Run:
+def start_run(engine: Engine, settings: RunSettings, dataset_id: str | None = None) -> Run:
     """Queue a run over a named task, or over an uploaded data set. All is checked here, before anything is stored.
 
     Raises:
@@ -51,7 +50,7 @@ def start_run(engine: Engine, settings: RunSettings, benchmarks: str, dataset_id
         UnknownCollection: the collection to ask is not there.
     """
     dataset = None if dataset_id is None else get_dataset(engine, dataset_id)
-    plan = make_plan(settings, benchmarks, dataset)
+    plan = make_plan(settings, dataset)
     if settings.collection is not None:
         get_collection(engine, settings.collection)
     with transaction(engine) as connection:

@@ -54,6 +54,11 @@ class Settings:
         return self.database or f"sqlite:///{self.data / 'refdesk.db'}"
 
     @property
+    def benchmarks(self) -> str:
+        """Where the benchmark data lie, whatever folder the process is in."""
+        return self.shared_data if self.shared_data.startswith("hub:") else str(Path(self.shared_data).absolute())
+
+    @property
     def max_upload_bytes(self) -> int:
         """The largest file that is taken in."""
         return self.max_upload_mb * 2**20

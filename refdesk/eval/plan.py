@@ -27,7 +27,8 @@ class RunSettings:
     """`task`: a name of `refdesk.eval.tasks`, or of an uploaded data set. `limit`: that many questions, drawn by
     `seed`; None for all. `k`, `search`: of pipelines that retrieve, in chunks. `budget`: of pipelines that cut, in
     tokens of the reader. `collection`: where a data set without documents of its own is asked. `metrics`: None
-    for those that the task names. None elsewhere: the task's default. Answers are greedy.
+    for those that the task names. `benchmarks`: where the data of named tasks lie; see `benchmark_folder`. None
+    elsewhere: the task's default. Answers are greedy.
     """
 
     task: str
@@ -41,6 +42,7 @@ class RunSettings:
     max_new_tokens: int | None = None
     collection: str | None = None
     metrics: tuple[str, ...] | None = None
+    benchmarks: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ class Plan:
         return asdict(self.settings)
 
 
-def make_plan(settings: RunSettings, benchmarks: str, dataset: Dataset | None = None) -> Plan:
-    """Check everything that can be checked without a model. `benchmarks`: where the data of named tasks lie.
+def make_plan(settings: RunSettings, dataset: Dataset | None = None) -> Plan:
+    """Check everything that can be checked without a model.
 
     Raises:
         EvaluationError: the first thing that is wrong; the message names it and what was expected.
@@ -78,7 +80,7 @@ def make_plan(settings: RunSettings, benchmarks: str, dataset: Dataset | None = 
     pipeline = _pipeline(settings, task)
     metrics = task.metrics if settings.metrics is None else check_metrics(settings.metrics)
     _check_numbers(settings, task)
-    data = Path() if dataset is not None else benchmark_folder(benchmarks)
+    data = Path() if dataset is not None else benchmark_folder(settings.benchmarks)
     corpus = tuple(task.corpus(data))
     every = tuple(task.examples(data))
     _check_documents(settings, pipeline, every, bool(corpus))

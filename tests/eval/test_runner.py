@@ -1,6 +1,8 @@
 """A run scores every question once, whatever stops it, and mixes nothing."""
 
 import contextlib
+import gzip
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +13,7 @@ import pytest
 
 from refdesk.app.evaluation import cancel_run, start_run
 from refdesk.app.jobs import get_job
+from refdesk.app.settings import Settings
 from refdesk.eval.corpus import dataset_collection
 from refdesk.eval.errors import (
     InvalidDataset,
@@ -51,11 +54,11 @@ class Stop(Exception):
 
 
 def begin(desk: SmallDesk, content: bytes, settings: RunSettings = SETTINGS) -> Run:
-    return start_run(desk.engine, settings, "", add_dataset(desk.engine, settings.task, content))
+    return start_run(desk.engine, settings, add_dataset(desk.engine, settings.task, content))
 
 
 def plan_of(desk: SmallDesk, run: Run) -> Plan:
-    return make_plan(settings_of(run), "", get_dataset(desk.engine, run.dataset or ""))
+    return make_plan(settings_of(run), get_dataset(desk.engine, run.dataset or ""))
 
 
 def finish(desk: SmallDesk, run: Run, progress: Callable[[str, int], None] = lambda stage, done: None) -> None:
@@ -222,7 +225,7 @@ def test_settings_that_cannot_be_used_are_refused_and_nothing_is_stored(
 
 def test_tasks_and_data_that_are_not_there_are_named(desk: SmallDesk, tmp_path: Path) -> None:
     def start(task: str, benchmarks: str, **options: Any) -> None:
-        start_run(desk.engine, RunSettings(task=task, task_options=options), benchmarks)
+        start_run(desk.engine, RunSettings(task=task, task_options=options, benchmarks=benchmarks))
 
     with pytest.raises(UnknownTask, match="'trivia'; known: "):
         start("trivia", str(tmp_path))
@@ -235,7 +238,7 @@ def test_tasks_and_data_that_are_not_there_are_named(desk: SmallDesk, tmp_path: 
     with pytest.raises(InvalidTaskOption, match="gold_at is 20; expected 0 to 19"):
         start("nq", str(tmp_path), gold_at="20")
     with pytest.raises(UnknownDataset, match="nope"):
-        start_run(desk.engine, SETTINGS, "", "nope")
+        start_run(desk.engine, SETTINGS, "nope")
     with pytest.raises(UnknownRun, match="nope"):
         get_run(desk.engine, "nope")
     with pytest.raises(InvalidDataset):
@@ -314,3 +317,23 @@ def wait(until: Callable[[], bool], seconds: float = 60) -> None:
     while not until():
         assert time.monotonic() < end, "it takes too long"
         time.sleep(0.02)
+
+
+def test_a_run_keeps_where_its_data_lie_for_whichever_process_goes_on_with_it(
+    database_url: str, tmp_path: Path, model: ReaderModel
+) -> None:
+    text = "The Harrow Tower was finished in 1911. It is 62 metres high."
+    question = {"id": "q", "question": "When?", "answers": [{"text": "1911", "answer_start": 33}]}
+    article = {"title": "Harrow_Tower", "paragraphs": [{"context": text, "qas": [question]}]}
+    (tmp_path / "bench" / "squad").mkdir(parents=True)
+    with gzip.open(tmp_path / "bench" / "squad" / "dev-v1.1.given.json.gz", "wt") as file:
+        json.dump({"data": [article]}, file)
+    one = SmallDesk(Settings(tmp_path / "one", database_url, shared_data=str(tmp_path / "bench")), model)
+    run = one.start_run(RunSettings(task="squad", pipeline="full", max_new_tokens=4))
+    one.close()
+    other = SmallDesk(Settings(tmp_path / "one", database_url), model)
+    other.start("evaluate")
+    wait(lambda: get_run(other.engine, run.id).finished_at is not None)
+    assert get_run(other.engine, run.id).error is None
+    assert [row.example_id for row in scores(other, run)] == ["q"]
+    other.close()

@@ -173,7 +173,7 @@ def _of_run(run: Run) -> dict[str, Any]:
         "state": run.state,
         "progress": ProgressMessage(run.done, run.total),
         "error": run.error,
-        "settings": dict(run.settings),
+        "settings": {name: value for name, value in run.settings.items() if name != "benchmarks"},
         "versions": dict(run.versions),
         "commit": run.commit,
         "created_at": _moment(run.created_at),
