@@ -18,6 +18,7 @@ from refdesk.retriever.documents import content_hash
 
 _run, _score, _job = schema.evaluation.c, schema.evaluation_score.c, schema.job.c
 _dataset = schema.dataset.c
+_SHORTEST_KEY = 4
 _FINISHED = ("succeeded", "failed", "cancelled")
 
 
@@ -88,12 +89,15 @@ def add_run(connection: Connection, job_id: str, plan: Plan, dataset_id: str | N
 
 
 def get_run(engine: Engine, key: str) -> Run:
-    """The run of this id, or of the only id that begins so. Raises UnknownRun."""
-    found = _read(engine, _run.id.startswith(key, autoescape=True), limit=2)
-    exact = [run for run in found if run.id == key]
-    if not (exact or (len(key) >= 4 and len(found) == 1)):
-        raise UnknownRun(f"unknown run {key!r}; `refdesk eval list` shows those that exist")
-    return (exact or found)[0]
+    """The run of this id, or the only one whose id begins so. Raises UnknownRun."""
+    found = _read(engine, _run.id.startswith(key, autoescape=True), limit=2) if len(key) >= _SHORTEST_KEY else []
+    if not found:
+        raise UnknownRun(
+            f"unknown run {key!r}; expected an id, or at least the first {_SHORTEST_KEY} characters of one"
+        )
+    if len(found) > 1:
+        raise UnknownRun(f"run {key!r}: the ids of several runs begin so")
+    return found[0]
 
 
 def list_runs(engine: Engine, limit: int, *, state: tuple[str, ...] = ()) -> list[Run]:
