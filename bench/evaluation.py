@@ -28,8 +28,8 @@ EVERY = ("closed_book", "oracle", "truncation", "top_k", "full")
 
 def asked() -> list[RunSettings]:
     """The runs, the quickest sets first."""
-    # The same questions are asked again; what is read closed book, or of gold alone, is the same too, and where the
-    # gold document stands makes no difference to the best three.
+    # The same questions are asked again; what is read closed book, or of gold alone, is the same too, and where
+    # the gold document stands makes no difference to the best three.
     found: tuple[str, ...] = ("truncation", "top_k", "full")
     moved: tuple[str, ...] = ("truncation", "full")
     sets: list[tuple[str, int, dict[str, int], tuple[str, ...]]] = [

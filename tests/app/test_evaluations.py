@@ -104,8 +104,18 @@ def test_a_data_set_that_is_wrong_is_refused_with_its_line(client: httpx.Client)
     problem = upload(client, bad).json()
     assert (problem["status"], problem["type"]) == (422, "urn:refdesk:problem:invalid-dataset")
     assert "harrow.jsonl, line 2: answers is empty" in problem["detail"]
-    assert client.post("/v1/datasets", files=[("data", ("x", b"{}"))]).status_code == 422
-    assert client.post("/v1/datasets", data={"file": "text"}).status_code == 422
+    for wrong in ({"files": [("data", ("x", b"{}"))]}, {"data": {"file": "text"}}, {"json": {"file": "text"}}, {}):
+        response = client.post("/v1/datasets", **wrong)  # type: ignore[arg-type]
+        assert response.status_code == 400, response.text
+        detail = response.json()["detail"]
+        assert "file" in detail or "multipart/form-data" in detail
+
+
+def test_the_description_says_that_a_data_set_is_a_file(client: httpx.Client) -> None:
+    described = client.get("/schema/openapi.json").json()
+    body = described["paths"]["/v1/datasets"]["post"]["requestBody"]["content"]
+    assert list(body) == ["multipart/form-data"]
+    assert {"/v1/evaluations", "/v1/evaluations/{run_id}/scores"} <= described["paths"].keys()
 
 
 def test_what_is_not_there_is_told(client: httpx.Client) -> None:

@@ -1,11 +1,13 @@
 """`/v1/evaluations` and `/v1/datasets`: how good the answers are, on benchmarks and on questions of one's own."""
 
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
 import anyio.to_thread
-from litestar import Controller, Request, Response, delete, get, post
+from litestar import Controller, Response, delete, get, post
 from litestar.datastructures import UploadFile
-from litestar.params import Parameter
+from litestar.enums import RequestEncodingType
+from litestar.params import Body, Parameter
 
 from refdesk.app.auth import require
 from refdesk.app.build import Desk
@@ -22,9 +24,16 @@ from refdesk.app.rest.evaluation_messages import (
     run_message,
     score_message,
 )
-from refdesk.eval.errors import InvalidDataset, InvalidRun
+from refdesk.eval.errors import InvalidRun
 from refdesk.eval.run import Run, Score
 from refdesk.eval.runs import add_dataset, get_dataset_entry, get_run, list_datasets, list_runs, list_scores
+
+
+@dataclass
+class DatasetUpload:
+    """The form of an upload."""
+
+    file: UploadFile
 
 
 class DatasetsController(Controller):
@@ -34,19 +43,16 @@ class DatasetsController(Controller):
     tags = ("evaluations",)
 
     @post(operation_id="UploadDataset", status_code=201, guards=[require("admin")])
-    async def upload(self, request: Request[Any, Any, Any], desk: Desk) -> DatasetMessage:
+    async def upload(
+        self, data: Annotated[DatasetUpload, Body(media_type=RequestEncodingType.MULTI_PART)], desk: Desk
+    ) -> DatasetMessage:
         """Keep a data set: multipart form data with one JSONL file in a field named `file`.
 
         Each line is `{"question", "answers", "documents"}`; see docs/evaluation.md. The whole file is checked
         here, and the first line at fault is named. The same content again gives the same id.
         """
-        form = await request.form()
-        files = [value for field, value in form.multi_items() if field == "file" and isinstance(value, UploadFile)]
-        fields = [field for field, _ in form.multi_items()]
-        if fields != ["file"] or not files:
-            raise InvalidDataset(f"form fields {fields}; expected one file in a field named 'file'")
-        content = await files[0].read()
-        name = files[0].filename or "dataset"
+        content = await data.file.read()
+        name = data.file.filename or "dataset"
         dataset_id = await anyio.to_thread.run_sync(add_dataset, desk.engine, name[:200], content)
         return dataset_message(await anyio.to_thread.run_sync(get_dataset_entry, desk.engine, dataset_id))
 
