@@ -1,8 +1,7 @@
 """Runs side by side: means with intervals, and differences question by question. Never across tasks."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 
 from refdesk.eval.pipelines import PIPELINES
@@ -121,8 +120,9 @@ def _values(scores: Iterable[Score], metric: str) -> dict[str, float]:
     return {score.example_id: value for score in scores if (value := score.values.get(metric)) is not None}
 
 
-def _labels(runs: list[Run]) -> list[str]:
-    """The pipeline, and what else differs among these runs; the run's id where that does not tell them apart."""
+def _labels(runs: list[Run], *, same: bool = False) -> list[str]:
+    """The pipeline, and what else differs among these runs; the run's id where that does not tell them apart,
+    unless those that are alike may have the `same` label."""
     described = [
         {**run.settings["task_options"], **{name: run.settings.get(name) for name in _TELLING}} for run in runs
     ]
@@ -133,7 +133,7 @@ def _labels(runs: list[Run]) -> list[str]:
         for run, one in zip(runs, described, strict=True)
     ]
     return [
-        label if labels.count(label) == 1 else f"{label} {run.id[:8]}"
+        label if same or labels.count(label) == 1 else f"{label} {run.id[:8]}"
         for run, label in zip(runs, labels, strict=True)
     ]
 
@@ -148,32 +148,30 @@ def _gains(rows: list[Row], metrics: Iterable[str]) -> Iterable[Gain]:
 
 
 def _curves(rows: list[Row]) -> Iterable[Curve]:
+    """Runs that differ in nothing but the place of the answer, and in questions, make one curve."""
+    labels = _labels([_placeless(row.run) for row in rows], same=True)
     for fact in _PLACES:
-        placed = sorted((row for row in rows if any(fact in s.facts for s in row.scores)), key=_curve_label)
-        for label, same in groupby(placed, key=_curve_label):
-            by_place: dict[float, list[float]] = {}
-            for row in same:
-                for score in row.scores:
-                    value = score.values.get(row.run.metrics[0])
-                    if value is not None and fact in score.facts:
-                        by_place.setdefault(_place(fact, float(score.facts[fact])), []).append(value)
+        by_label: dict[str, dict[float, list[float]]] = {}
+        for row, label in zip(rows, labels, strict=True):
+            for score in row.scores:
+                value = score.values.get(row.run.metrics[0])
+                if value is not None and fact in score.facts:
+                    place = _place(fact, float(score.facts[fact]))
+                    by_label.setdefault(label, {}).setdefault(place, []).append(value)
+        for label, by_place in by_label.items():
             if len(by_place) > 1:
-                yield Curve(label, fact, tuple((place, interval(by_place[place])) for place in sorted(by_place)))
+                points = tuple((place, interval(by_place[place])) for place in sorted(by_place))
+                yield Curve(label, fact, points)
+
+
+def _placeless(run: Run) -> Run:
+    options = {name: value for name, value in run.settings["task_options"].items() if name not in _PLACES}
+    return replace(run, settings={**run.settings, "task_options": options})
 
 
 def _place(fact: str, value: float) -> float:
     """Depths go by tenths, or each would have one question."""
     return value if fact == "gold_at" else min(int(value * 10), 9) / 10 + 0.05
-
-
-def _curve_label(row: Row) -> str:
-    options = row.run.settings["task_options"]
-    return " ".join(
-        [
-            row.run.pipeline,
-            *(f"{name}={value}" for name, value in options.items() if name not in (*_PLACES, "seed")),
-        ]
-    )
 
 
 def _warnings(rows: list[Row]) -> Iterable[str]:

@@ -7,13 +7,14 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from refdesk.eval.comparison import Curve, Group
 from refdesk.eval.metrics import METRICS
 from refdesk.eval.statistics import Estimate
 
 _INK = "#010203"  # stands for the page's own colour until the drawing is done
-_COLOURS = ("#3b7dd8", "#d9762b", "#2f9e6e", "#b558c9", "#c94b4b", "#8a8f2c", "#5a6fd0", "#a06a3f")
+_COLOURS = ("#3b7dd8", "#d9762b", "#2f9e6e", "#b558c9", "#c94b4b", "#8a8f2c", "#6b7280", "#a06a3f")
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "refdesk",  # the same drawing gives the same file
@@ -28,6 +29,7 @@ _STYLE: Any = {
 }
 _SIZE = (4.6, 3.2)  # inches
 _DECADE = 10.0
+_LONG_LABEL = 28  # characters; two such do not stand side by side
 
 
 def quality_by_cost(group: Group, metric: str, cost: str, name: str, unit: float = 1.0) -> str:
@@ -88,6 +90,9 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
     positive = [value for value in values if value > 0]
     if positive and len(positive) == len(values) and max(positive) > _DECADE * min(positive):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda value, _position: f"{value:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _svg(figure: Figure, axes: Axes) -> str:

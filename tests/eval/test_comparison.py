@@ -97,7 +97,7 @@ def test_runs_that_differ_by_the_place_of_the_answer_make_one_curve() -> None:
 
     runs = [at(19, "a", "full", 0.3), at(0, "b", "full", 0.9), at(9, "c", "full", 0.1), at(0, "d", "top_k", 0.5)]
     (curve,) = compare(runs).groups[0].curves
-    assert (curve.label, curve.fact) == ("full documents=20", "gold_at")
+    assert (curve.label, curve.fact) == ("full", "gold_at")
     assert [(place, found.mean) for place, found in curve.points] == [
         (0, pytest.approx(0.9)),
         (9, pytest.approx(0.1)),
