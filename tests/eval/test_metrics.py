@@ -41,8 +41,9 @@ def value(metric: str, example: Example = EXAMPLE, **outcome: object) -> float |
 
 
 @pytest.mark.parametrize("case", OFFICIAL, ids=lambda case: repr(case["prediction"]))
-def test_exact_match_and_f1_equal_the_official_scripts(case: dict[str, object]) -> None:
+def test_exact_match_f1_and_containment_equal_the_official_scripts(case: dict[str, object]) -> None:
     prediction, answers = str(case["prediction"]), [str(answer) for answer in case["answers"]]  # type: ignore[attr-defined]
+    assert max(containment(prediction, answer) for answer in answers) == case["contains"]
     found = [max(measure(prediction, answer) for answer in answers) for measure in (exact_match, token_f1)]
     (exact_v1, f1_v1), (_, f1_v2) = case["v1"], case["v2"]  # type: ignore[misc]
     assert found[0] == exact_v1
