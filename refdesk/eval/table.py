@@ -48,7 +48,7 @@ def _run(row: Row, metrics: tuple[str, ...], between: str) -> list[str]:
         "yes" if row.sees_question else "no",
         str(len(row.scores)),
         str(row.unanswered) if row.unanswered else "",
-        *(_estimate(row.quality.get(name), between) for name in metrics),
+        *(_estimate(row.quality.get(name), len(row.scores), between) for name in metrics),
         f"{costs['prompt_tokens']:.0f}" if "prompt_tokens" in costs else "",
         f"{size / 2**20:.1f}" if size is not None else "",
         f"{costs['seconds_total']:.2f}" if "seconds_total" in costs else "",
@@ -70,8 +70,12 @@ def _gains(group: Group, between: str) -> tuple[list[str], list[list[str]]]:
     return ["run", "shared", *group.metrics], rows
 
 
-def _estimate(value: Estimate | None, between: str) -> str:
-    return "" if value is None else f"{value.mean:.3f}{between}[{value.low:.3f}, {value.high:.3f}]"
+def _estimate(value: Estimate | None, asked: int, between: str) -> str:
+    """A mean with its interval, and with its n where it is not over all questions that were asked."""
+    if value is None:
+        return ""
+    few = f"{between}n={value.n}" if value.n < asked else ""
+    return f"{value.mean:.3f}{between}[{value.low:.3f}, {value.high:.3f}]{few}"
 
 
 def _gain(gain: Gain | None, between: str) -> str:

@@ -50,7 +50,10 @@ def scores(*values: float | None) -> list[Score]:
 
 def test_means_are_over_the_questions_that_have_a_value() -> None:
     lost = replace(score("3", None, None), values={"f1": None, "nll": None}, error="too long")
-    row = compare([(run("a"), [*scores(1.0, 0.0, None), lost])]).groups[0].rows[0]
+    comparison = compare([(run("a"), [*scores(1.0, 0.0, None), lost])])
+    row = comparison.groups[0].rows[0]
+    assert "n=2" in markdown_table(comparison)
+    assert "n=2" in html_report(comparison)
     assert (row.quality["f1"].mean, row.quality["f1"].n) == (0.5, 2)
     assert (row.costs["prompt_tokens"], row.costs["seconds_total"], row.unanswered) == (100.0, 0.5, 1)
 
