@@ -61,7 +61,7 @@ def main(data: Path) -> None:
     by_task: dict[str, list[Run]] = {}
     commit = source_commit()
     for settings in asked():
-        run = _known(desk, settings, commit) or desk.start_run(settings)
+        run = _known(desk, settings, commit) or desk.start_runs([settings])[0]
         by_task.setdefault(settings.task, []).append(run)
     for task, runs in by_task.items():
         done = [_finished(desk, run) for run in runs]

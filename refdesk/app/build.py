@@ -10,7 +10,7 @@ from sqlalchemy import Engine as Database
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from refdesk.app.evaluation import Evaluation, start_run
+from refdesk.app.evaluation import Evaluation, start_runs
 from refdesk.app.ingestion import Ingestion
 from refdesk.app.intake import Intake, Upload, take_in
 from refdesk.app.settings import Settings
@@ -149,12 +149,13 @@ class Desk:
         self._wake(Ingestion.kind)
         return intake
 
-    def start_run(self, settings: RunSettings, dataset_id: str | None = None) -> Run:
-        """Queue an evaluation; see `app.evaluation`."""
-        # The run keeps where its data lie, for whichever process goes on with it.
-        run = start_run(self.engine, replace(settings, benchmarks=self.settings.benchmarks), dataset_id)
+    def start_runs(self, wanted: Sequence[RunSettings], dataset_id: str | None = None) -> list[Run]:
+        """Queue evaluations; see `app.evaluation`."""
+        # A run keeps where its data lie, for whichever process goes on with it.
+        located = [replace(settings, benchmarks=self.settings.benchmarks) for settings in wanted]
+        runs = start_runs(self.engine, located, dataset_id)
         self._wake(Evaluation.kind)
-        return run
+        return runs
 
     def delete_dataset(self, dataset_id: str) -> None:
         """Remove a data set, every run over it, and its documents. Raises UnknownDataset, InvalidRun."""

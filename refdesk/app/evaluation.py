@@ -1,5 +1,6 @@
 """Evaluation jobs: runs over benchmarks and data sets, queued and done like any other job."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
@@ -42,21 +43,22 @@ class Evaluation:
             raise Stopping from error
 
 
-def start_run(engine: Engine, settings: RunSettings, dataset_id: str | None = None) -> Run:
-    """Queue a run over a named task, or over an uploaded data set. All is checked here, before anything is stored.
+def start_runs(engine: Engine, wanted: Sequence[RunSettings], dataset_id: str | None = None) -> list[Run]:
+    """Queue runs over named tasks, or over an uploaded data set: all of them or, if one cannot be done, none.
 
     Raises:
-        EvaluationError: the task, the data or a setting is at fault.
+        EvaluationError: a task, the data or a setting is at fault.
         UnknownCollection: the collection to ask is not there.
     """
     dataset = None if dataset_id is None else get_dataset(engine, dataset_id)
-    plan = make_plan(settings, dataset)
-    if settings.collection is not None:
-        get_collection(engine, settings.collection)
+    plans = [make_plan(settings, dataset) for settings in wanted]
+    for settings in wanted:
+        if settings.collection is not None:
+            get_collection(engine, settings.collection)
     with transaction(engine) as connection:
-        job_id = add_job(connection, "evaluate", None, [], len(plan.examples))
-        run_id = add_run(connection, job_id, plan, dataset_id)
-    return get_run(engine, run_id)
+        jobs = [add_job(connection, "evaluate", None, [], len(plan.examples)) for plan in plans]
+        ids = [add_run(connection, job, plan, dataset_id) for job, plan in zip(jobs, plans, strict=True)]
+    return [get_run(engine, run_id) for run_id in ids]
 
 
 def cancel_run(engine: Engine, key: str) -> Run:

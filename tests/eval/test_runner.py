@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from refdesk.app.evaluation import cancel_run, start_run
+from refdesk.app.evaluation import cancel_run, start_runs
 from refdesk.app.jobs import get_job
 from refdesk.app.settings import Settings
 from refdesk.eval.corpus import dataset_collection
@@ -54,7 +54,7 @@ class Stop(Exception):
 
 
 def begin(desk: SmallDesk, content: bytes, settings: RunSettings = SETTINGS) -> Run:
-    return start_run(desk.engine, settings, add_dataset(desk.engine, settings.task, content))
+    return start_runs(desk.engine, [settings], add_dataset(desk.engine, settings.task, content))[0]
 
 
 def plan_of(desk: SmallDesk, run: Run) -> Plan:
@@ -225,7 +225,7 @@ def test_settings_that_cannot_be_used_are_refused_and_nothing_is_stored(
 
 def test_tasks_and_data_that_are_not_there_are_named(desk: SmallDesk, tmp_path: Path) -> None:
     def start(task: str, benchmarks: str, **options: Any) -> None:
-        start_run(desk.engine, RunSettings(task=task, task_options=options, benchmarks=benchmarks))
+        start_runs(desk.engine, [RunSettings(task=task, task_options=options, benchmarks=benchmarks)])
 
     with pytest.raises(UnknownTask, match="'trivia'; known: "):
         start("trivia", str(tmp_path))
@@ -238,12 +238,15 @@ def test_tasks_and_data_that_are_not_there_are_named(desk: SmallDesk, tmp_path: 
     with pytest.raises(InvalidTaskOption, match="gold_at is 20; expected 0 to 19"):
         start("nq", str(tmp_path), gold_at="20")
     with pytest.raises(UnknownDataset, match="nope"):
-        start_run(desk.engine, SETTINGS, "nope")
+        start_runs(desk.engine, [SETTINGS], "nope")
     with pytest.raises(UnknownRun, match="nope"):
         get_run(desk.engine, "nope")
     with pytest.raises(InvalidDataset):
         add_dataset(desk.engine, "x.jsonl", b"{}")
     assert list_datasets(desk.engine, 10) == []
+    dataset = add_dataset(desk.engine, "x.jsonl", jsonl(ROWS[0]))
+    with pytest.raises(UnknownPipeline):
+        start_runs(desk.engine, [SETTINGS, replace(SETTINGS, pipeline="best")], dataset)
     assert list_runs(desk.engine, 10) == []
 
 
@@ -329,7 +332,7 @@ def test_a_run_keeps_where_its_data_lie_for_whichever_process_goes_on_with_it(
     with gzip.open(tmp_path / "bench" / "squad" / "dev-v1.1.given.json.gz", "wt") as file:
         json.dump({"data": [article]}, file)
     one = SmallDesk(Settings(tmp_path / "one", database_url, shared_data=str(tmp_path / "bench")), model)
-    run = one.start_run(RunSettings(task="squad", pipeline="full", max_new_tokens=4))
+    [run] = one.start_runs([RunSettings(task="squad", pipeline="full", max_new_tokens=4)])
     one.close()
     other = SmallDesk(Settings(tmp_path / "one", database_url), model)
     other.start("evaluate")

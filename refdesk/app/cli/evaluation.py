@@ -29,10 +29,6 @@ from refdesk.retriever.store import Search
 _DEFAULT = RunSettings(task="")
 _UNFINISHED = ("queued", "running")
 
-shared_data = click.option(
-    "--shared-data", metavar="PATH|hub:ID", help="The benchmark data, in place of REFDESK_SHARED_DATA."
-)
-
 
 @click.group("eval", invoke_without_command=True)
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
@@ -55,7 +51,7 @@ def evaluation(context: click.Context, /, limit: int, as_json: bool) -> None:
 @click.option("--max-new-tokens", type=int, help="The longest answer; the task's own if left out.")
 @click.option("--metric", "metrics", multiple=True, help="In place of the task's own; may be repeated.")
 @click.option("--collection", "-c", help="Where a data set without documents of its own is asked.")
-@shared_data
+@click.option("--shared-data", metavar="PATH|hub:ID", help="Benchmark data, in place of REFDESK_SHARED_DATA.")
 @as_json
 @click.pass_obj
 def run(
@@ -80,10 +76,12 @@ def run(
         metrics=metrics or None,
         **values,
     )
-    with open_desk(_with_data(settings, shared_data)) as desk:
+    if shared_data is not None:
+        settings = replace(settings, shared_data=shared_data)
+    with open_desk(settings) as desk:
         dataset_id = None if dataset is None else add_dataset(desk.engine, dataset.name, _read(dataset))
         chosen = [replace(base, pipeline=name) for name in pipelines or (base.pipeline,)]
-        runs = [desk.start_run(one, dataset_id) for one in chosen]
+        runs = desk.start_runs(chosen, dataset_id)
         desk.start("evaluate")
         done = [_watch(desk, one) for one in runs]
         _tell(desk, done, as_json)
@@ -91,12 +89,11 @@ def run(
 
 
 @evaluation.command()
-@shared_data
 @as_json
 @click.pass_obj
-def resume(settings: Settings, shared_data: str | None, as_json: bool) -> None:
+def resume(settings: Settings, as_json: bool) -> None:
     """Go on with every run that is not finished, the oldest first."""
-    with open_desk(_with_data(settings, shared_data)) as desk:
+    with open_desk(settings) as desk:
         runs = list(reversed(list_runs(desk.engine, 1000, state=_UNFINISHED)))
         if not runs:
             notes.print("every run is finished")
@@ -211,10 +208,6 @@ def _options(given: tuple[str, ...]) -> dict[str, str]:
             raise click.BadParameter(f"{one!r}; expected NAME=VALUE", param_hint="--option")
         options[name] = value
     return options
-
-
-def _with_data(settings: Settings, shared_data: str | None) -> Settings:
-    return settings if shared_data is None else replace(settings, shared_data=shared_data)
 
 
 def _read(path: Path) -> bytes:

@@ -77,7 +77,7 @@ class EvaluationsController(Controller):
     def start(self, data: EvaluationRequest, desk: Desk) -> Response[EvaluationMessage]:
         """Start a run as a job. Settings and data are checked here, before any model time is spent."""
         name = data.task or get_dataset_entry(desk.engine, data.dataset or "").name
-        run = desk.start_run(data.settings(name), data.dataset)
+        [run] = desk.start_runs([data.settings(name)], data.dataset)
         return Response(
             evaluation_message(run, []), status_code=202, headers={"Location": f"/v1/evaluations/{run.id}"}
         )
