@@ -163,6 +163,8 @@ def test_kept_gold_is_the_share_of_the_answers_words_that_were_seen() -> None:
     assert kept_gold(longer, Outcome("", context=(Span("d", SENTENCE, len(TEXT)),))) == 0.0
     assert kept_gold(replace(longer, gold=()), Outcome("", context=(Span("d", SENTENCE, len(TEXT)),))) == 1.0
     assert kept_gold(replace(EXAMPLE, answers=("Jane",)), Outcome("")) is None
+    # Gold that lies in no document that was given: there is nothing to keep.
+    assert kept_gold(replace(EXAMPLE, gold=(Span("elsewhere", 0, 9),)), Outcome("")) is None
 
 
 @given(cuts=st.lists(st.integers(0, len(TEXT)), min_size=4, max_size=4))

@@ -39,7 +39,7 @@ def test_it_holds_the_truth_about_as_often_as_it_says() -> None:
     assert 0.90 <= held / 300 <= 0.99
 
 
-def test_many_questions_take_little_memory_and_still_the_same_rounds() -> None:
+def test_the_interval_over_many_questions_is_as_wide_as_theory_says() -> None:
     found = interval([0.0, 1.0] * 5000)
     assert found.mean == 0.5
     assert found.high - found.low == pytest.approx(2 * 1.96 * 0.5 / 100, rel=0.1)
@@ -72,6 +72,17 @@ def test_the_test_of_few_questions_is_exact() -> None:
     found = paired_difference(before, {"a": 1.0, "b": 2.0, "c": -3.0})
     assert found is not None
     assert found.p == 1.0
+
+
+def test_the_test_does_not_depend_on_the_size_of_the_unit() -> None:
+    before = dict.fromkeys("abcdef", 0.0)
+    gains = dict(zip("abcdef", (1.0, 2.0, 3.0, -1.0, 2.0, 4.0), strict=True))
+    p = [
+        found.p
+        for unit in (1.0, 1e-12, 1e12)
+        if (found := paired_difference(before, {name: gain * unit for name, gain in gains.items()})) is not None
+    ]
+    assert p[0] == p[1] == p[2] < 0.2
 
 
 def test_a_constant_gain_is_sure_and_pure_noise_is_not() -> None:

@@ -45,8 +45,8 @@ def _gold(example: Example) -> list[Span]:
 
 def _places(example: Example) -> Iterator[Span]:
     texts = {document.id: document.text for document in example.documents}
-    within = [span for span in example.gold if span.document_id in texts]
-    for span in within or [Span(document, 0, len(text)) for document, text in texts.items()]:
+    everywhere = [Span(document, 0, len(text)) for document, text in texts.items()]
+    for span in [one for one in example.gold or everywhere if one.document_id in texts]:
         for answer in example.answers:
             pattern = r"\s+".join(map(re.escape, answer.split()))
             for found in re.finditer(rf"(?<!\w){pattern}(?!\w)", texts[span.document_id], re.IGNORECASE):

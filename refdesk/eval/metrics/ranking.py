@@ -1,4 +1,7 @@
-"""Rankings of documents against graded relevance, as trec_eval measures them. In 0..1, higher is better."""
+"""Rankings of documents against graded relevance, as trec_eval measures them. In 0..1, higher is better.
+
+A ranking holds each document once, and at least one document is relevant.
+"""
 
 from collections.abc import Mapping, Sequence
 from math import log2
