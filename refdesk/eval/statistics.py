@@ -35,8 +35,8 @@ class Difference:
 
 
 def interval(values: Sequence[float], rounds: int = _ROUNDS, seed: int = 0) -> Estimate:
-    """The mean and its percentile bootstrap interval (Efron, 1979). Over many values fewer rounds are drawn, so that
-    20 million numbers do, but at least 1,000.
+    """The mean and its percentile bootstrap interval (Efron, 1979). Over many values fewer rounds are drawn, so
+    that 20 million numbers do, but at least 1,000.
 
     Raises:
         ValueError: no values.
