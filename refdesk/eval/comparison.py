@@ -52,7 +52,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Curve:
-    """The main metric of a pipeline by where the answer stands: `points` by ascending value of the fact."""
+    """The group's first metric by where the answer stands, for a pipeline: `points` by ascending `fact`."""
 
     label: str
     fact: str
@@ -93,7 +93,7 @@ def _group(task: str, runs: list[tuple[Run, Sequence[Score]]]) -> Group:
         metrics=tuple(metrics),
         rows=tuple(rows),
         gains=tuple(_gains(rows, metrics)),
-        curves=tuple(_curves(rows)),
+        curves=tuple(_curves(rows, next(iter(metrics), ""))),
         warnings=tuple(_warnings(rows)),
     )
 
@@ -117,7 +117,12 @@ def _typical(cost: str, values: Sequence[float]) -> float:
 
 
 def _values(scores: Iterable[Score], metric: str) -> dict[str, float]:
-    return {score.example_id: value for score in scores if (value := score.values.get(metric)) is not None}
+    return {identity(score): value for score in scores if (value := score.values.get(metric)) is not None}
+
+
+def identity(score: Score) -> str:
+    """What makes two scores be of one question. The id does not: it may be a line's number, or of another draw."""
+    return "\0".join((score.example_id, score.question, *score.references))
 
 
 def _labels(runs: list[Run], *, same: bool = False) -> list[str]:
@@ -147,14 +152,14 @@ def _gains(rows: list[Row], metrics: Iterable[str]) -> Iterable[Gain]:
                 yield Gain(row, base, metric, found)
 
 
-def _curves(rows: list[Row]) -> Iterable[Curve]:
+def _curves(rows: list[Row], metric: str) -> Iterable[Curve]:
     """Runs that differ in nothing but the place of the answer, and in questions, make one curve."""
     labels = _labels([_placeless(row.run) for row in rows], same=True)
     for fact in _PLACES:
         by_label: dict[str, dict[float, list[float]]] = {}
         for row, label in zip(rows, labels, strict=True):
             for score in row.scores:
-                value = score.values.get(row.run.metrics[0])
+                value = score.values.get(metric)
                 if value is not None and fact in score.facts:
                     place = _place(fact, float(score.facts[fact]))
                     by_label.setdefault(label, {}).setdefault(place, []).append(value)
@@ -180,7 +185,7 @@ def _warnings(rows: list[Row]) -> Iterable[str]:
             yield f"The runs were made with different {what}."
     if len({row.run.commit for row in rows if row.run.commit}) > 1:
         yield "The runs were made with different commits of Refdesk."
-    if len({frozenset(score.example_id for score in row.scores) for row in rows}) > 1:
+    if len({frozenset(identity(score) for score in row.scores) for row in rows}) > 1:
         yield "The runs are over different questions; differences are over those that two runs share."
     for row in rows:
         if row.run.state != "succeeded":

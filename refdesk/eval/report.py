@@ -1,6 +1,5 @@
 """A comparison as one HTML file that needs nothing else: no script, no font, no network."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -8,7 +7,7 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 
 from refdesk import __version__
-from refdesk.eval.comparison import Comparison, Group, Row
+from refdesk.eval.comparison import Comparison, Group, identity
 from refdesk.eval.metrics import METRICS
 from refdesk.eval.pipelines import PIPELINES
 from refdesk.eval.plot import by_place, quality_by_cost
@@ -71,20 +70,15 @@ def _plots(group: Group) -> list[str]:
 
 
 def _questions(group: Group) -> list[_Question]:
-    """Those that the runs differ on most come first."""
-    by_run = [{score.example_id: score for score in row.scores} for row in group.rows]
-    every = {score.example_id: score for scores in reversed(by_run) for score in scores.values()}
+    """Those that the runs differ on most come first, by the metric that is the group's first."""
+    main = next(iter(group.metrics), "")
+    by_run = [{identity(score): score for score in row.scores} for row in group.rows]
+    every = {identity(score): score for scores in by_run for score in scores.values()}
     found = []
     for name, example in every.items():
         answers = tuple(
-            None
-            if (score := scores.get(name)) is None
-            else (score.error or score.answer, _main(row, score.values))
-            for row, scores in zip(group.rows, by_run, strict=True)
+            None if (score := scores.get(name)) is None else (score.error or score.answer, score.values.get(main))
+            for scores in by_run
         )
         found.append(_Question(example.question, example.references, answers))
     return sorted(found, key=lambda question: -question.spread)[:_MOST_QUESTIONS]
-
-
-def _main(row: Row, values: Mapping[str, float | None]) -> float | None:
-    return values.get(row.run.metrics[0])

@@ -1,5 +1,6 @@
 """A comparison as tables: on the terminal, and as Markdown for documents."""
 
+from rich.markup import escape
 from rich.table import Table
 
 from refdesk.eval.comparison import Comparison, Gain, Group, Row
@@ -91,7 +92,8 @@ def probability(p: float) -> str:
 
 
 def _table(title: str, head: list[str], rows: list[list[str]]) -> Table:
-    table = Table(title=title, title_justify="left", show_edge=False)
+    # A data set is named by whoever uploads it.
+    table = Table(title=escape(title), title_justify="left", show_edge=False)
     for name in head:
         table.add_column(name, justify="left" if name in ("run", "id") else "right")
     for row in rows:

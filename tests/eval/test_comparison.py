@@ -72,6 +72,14 @@ def test_a_run_against_itself_differs_by_nothing() -> None:
         assert (found.mean, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
 
 
+def test_questions_are_the_same_only_if_they_ask_the_same_and_not_by_their_number() -> None:
+    rewritten = [replace(one, question=f"Another {one.question}") for one in scores(1.0, 1.0)]
+    group = compare([(run("a"), scores(0.0, 0.0, 0.0)), (run("b"), [*rewritten, score("2", 0.25)])]).groups[0]
+    (gain,) = (gain for gain in group.gains if gain.metric == "f1")
+    assert (gain.difference.mean, gain.difference.n) == (0.25, 1)
+    assert any("different questions" in told for told in group.warnings)
+
+
 def test_tasks_are_never_compared_with_each_other() -> None:
     comparison = compare([(run("a"), scores(1.0)), (run("b", task="nq"), scores(0.0))])
     assert [(group.task, len(group.rows), group.gains) for group in comparison.groups] == [
@@ -108,6 +116,13 @@ def test_runs_that_differ_by_the_place_of_the_answer_make_one_curve() -> None:
     ]
 
 
+def test_a_curve_is_of_one_metric_whatever_each_run_names_first() -> None:
+    placed = [score(str(place), place / 4, nll=9.0, gold_at=place) for place in (0, 1)]
+    other = replace(run("b", pipeline="full"), metrics=("nll", "f1"))
+    for curve in compare([(run("a"), placed), (other, placed)]).groups[0].curves:
+        assert [found.mean for _, found in curve.points] == [0.0, 0.25]
+
+
 def test_depths_go_by_tenths() -> None:
     rows = [score(str(number), float(number < 50), depth=number / 99) for number in range(100)]
     (curve,) = compare([(run("a", "needle"), rows)]).groups[0].curves
@@ -141,7 +156,8 @@ def test_few_or_other_or_lost_questions_are_said() -> None:
 def shown() -> list[tuple[Run, list[Score]]]:
     evil = replace(score("0", 0.25), question="<script>alert(1)</script>?", answer='<b>bold</b> & "quoted"')
     places = [score(str(number), number / 4, gold_at=number) for number in range(1, 4)]
-    return [(run("a"), [evil, *places]), (run("b", pipeline="closed_book"), scores(0.0, 0.0, 0.0, 0.0))]
+    floor = [replace(evil, values={**evil.values, "f1": 0.0}), *scores(0.0, 0.0, 0.0, 0.0)[1:]]
+    return [(run("a"), [evil, *places]), (run("b", pipeline="closed_book"), floor)]
 
 
 def test_the_report_stands_alone_and_escapes_what_it_quotes() -> None:
@@ -189,3 +205,10 @@ def test_tables_hold_means_intervals_and_differences() -> None:
         for part in ("top_k", "closed_book (floor)", "0.438", "-0.438", "p=", "1.0"):
             assert part in text
     assert markdown_table(comparison).splitlines()[1] == "|" + " --- |" * 10
+
+
+def test_a_data_set_keeps_its_name_in_a_table_whatever_brackets_it_has() -> None:
+    console = Console(width=300, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - closed with the test
+    for table in terminal_tables(compare([(run("a", task="[bold][/x] mine.jsonl"), scores(1.0))])):
+        console.print(table)
+    assert "[bold][/x] mine.jsonl" in console.export_text()
