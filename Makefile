@@ -33,7 +33,7 @@ serve: $(STAMP)  ## the REST service on loopback
 bench: $(STAMP)  ## the figures of docs/results.md, on the data of REFDESK_SHARED_DATA (default ../shared/data)
 	$(BIN)/python -m bench
 
-eval: $(STAMP)  ## every baseline on the benchmarks of REFDESK_SHARED_DATA, in about 75 minutes on two cores; resumable
+eval: $(STAMP)  ## every baseline on the benchmarks of REFDESK_SHARED_DATA, in about 80 minutes on two cores; resumable
 	$(BIN)/python -m bench evaluation
 
 clean:

@@ -22,7 +22,7 @@ from refdesk.eval.table import markdown_table
 from refdesk.retriever.store import Search
 
 FOLDER = Path(".bench/evaluation")
-TAKES = "about 75 minutes on two cores"
+TAKES = "about 80 minutes on two cores"
 EVERY = ("closed_book", "oracle", "truncation", "top_k", "full")
 
 
