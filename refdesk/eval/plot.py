@@ -14,7 +14,18 @@ from refdesk.eval.metrics import METRICS
 from refdesk.eval.statistics import Estimate
 
 _INK = "#010203"  # stands for the page's own colour until the drawing is done
-_COLOURS = ("#3b7dd8", "#d9762b", "#2f9e6e", "#b558c9", "#c94b4b", "#8a8f2c", "#6b7280", "#a06a3f")
+_COLOURS = (
+    "#3b7dd8",
+    "#d9762b",
+    "#2f9e6e",
+    "#b558c9",
+    "#c94b4b",
+    "#8a8f2c",
+    "#6b7280",
+    "#a06a3f",
+    "#0f8f9a",
+    "#e0a800",
+)
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "refdesk",  # the same drawing gives the same file
@@ -96,9 +107,9 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _svg(figure: Figure, axes: Axes) -> str:
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8
-    )
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 1 if max(map(len, labels), default=0) > _LONG_LABEL else 2
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
     text = drawn.getvalue()
