@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import pytrec_eval
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -125,7 +126,6 @@ GRADES = st.dictionaries(st.sampled_from([f"d{number}" for number in range(40)])
 
 @given(ranking=RANKED.filter(len), relevance=GRADES)
 def test_ranking_measures_equal_trec_eval(ranking: list[str], relevance: dict[str, int]) -> None:
-    pytrec_eval = pytest.importorskip("pytrec_eval")
     measures = {"ndcg_cut_10", "recall_10", "recip_rank"}
     run = {name: float(len(ranking) - rank) for rank, name in enumerate(ranking)}
     official = pytrec_eval.RelevanceEvaluator({"q": relevance}, measures).evaluate({"q": run})["q"]
