@@ -1,0 +1,159 @@
+"""Attention over the store: the contract with the model, and the plain reference of it.
+
+The model calls the attention function once a layer with the rotated queries, keys and values of a whole batch;
+the function writes the new entries and lets every row attend to what its own sequence holds. No cache object and
+no mask of the model is involved (docs/architecture.md). `ReferenceAttention` says what is meant and runs on any
+device; `refdesk.memory.fast_attention` is the same, fast, on CPUs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from refdesk.memory.errors import UnsupportedAttention
+from refdesk.memory.policy import EvictionPolicy
+from refdesk.memory.pool import BlockPool
+from refdesk.memory.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The `rows` tokens of one sequence in a batch, which lie behind those of the part before.
+
+    `observe`: let `policy` score what the sequence holds behind these rows. `accumulate`: add this row's squared
+    attention, summed over the query heads of a KV head, to the scores (KV-Compress, section 2.2.1 of the methods).
+    """
+
+    sequence: Sequence
+    rows: int
+    policy: EvictionPolicy | None = None
+    observe: bool = False
+    accumulate: bool = False
+
+
+class PagedAttention(ABC):
+    """An attention function over one pool. `batch` names what the next forward is made of."""
+
+    def __init__(self, pool: BlockPool) -> None:
+        self.pool = pool
+        self.parts: tuple[Part, ...] = ()
+
+    @contextmanager
+    def batch(self, parts: tuple[Part, ...]) -> Iterator[None]:
+        """Within, one forward of these parts may run; behind it their entries are counted.
+
+        Raises:
+            OutOfBlocks: there is no room; the sequences are as long as before.
+        """
+        for part in parts:
+            part.sequence.grow(part.rows)
+        self.parts = parts
+        self._begin()
+        try:
+            yield
+            for part in parts:
+                part.sequence.advance(part.rows)
+        finally:
+            self.parts = ()
+
+    def __call__(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float,
+        **more: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """`query` `[1, heads, rows, head_dim]`, `key` and `value` `[1, kv_heads, rows, head_dim]`; the result is
+        `[1, rows, heads, head_dim]`."""
+        for name in ("softcap", "s_aux"):
+            if more.get(name) is not None:
+                raise UnsupportedAttention(f"the model's attention uses {name}, which the store does not do")
+        layer: int = module.layer_idx  # type: ignore[assignment]
+        heads, rows, dim = query.shape[1:]
+        grouped = query[0].view(key.shape[1], heads // key.shape[1], rows, dim)
+        return self._attend(layer, grouped, key[0], value[0], scaling)[None], None
+
+    def _begin(self) -> None:  # noqa: B027 (most have nothing to prepare)
+        """A batch has been named."""
+
+    @abstractmethod
+    def _attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        """`query` `[kv_heads, group, rows, head_dim]`, `key` and `value` `[kv_heads, rows, head_dim]`; the result
+        is `[rows, heads, head_dim]`."""
+
+    def _write(self, layer: int, part: Part, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Put the new entries of one layer, `[kv_heads, rows, head_dim]`, into the sequence's own blocks."""
+        sequence, pool = part.sequence, self.pool
+        slots = torch.from_numpy(sequence.slots(part.rows)[layer]).flatten().to(key.device)
+        pool.keys.view(-1, key.shape[-1])[slots] = key.reshape(-1, key.shape[-1])
+        pool.values.view(-1, key.shape[-1])[slots] = value.reshape(-1, key.shape[-1])
+        positions = torch.arange(sequence.position, sequence.position + part.rows, dtype=torch.int32)
+        pool.positions.view(-1)[slots] = positions.repeat(key.shape[0]).to(key.device)
+        pool.scores.view(-1)[slots] = 0.0
+
+    def _observe(self, layer: int, part: Part, query: torch.Tensor, key: torch.Tensor, scaling: float) -> None:
+        """Let the policy score the own entries of one layer from the attention of the last rows.
+
+        `query` `[kv_heads, group, rows, head_dim]` and `key` `[kv_heads, rows, head_dim]` are the part's; its
+        entries have been written, but are not yet counted.
+        """
+        assert part.policy is not None
+        sequence, flat = part.sequence, self.pool.keys.view(-1, key.shape[-1])
+        window = min(part.policy.window, part.rows)
+        written = torch.from_numpy(sequence.slots(part.rows)[layer]).to(key.device)
+        for head in range(key.shape[0]):
+            before = torch.from_numpy(sequence.held_slots(layer, head)).to(key.device)
+            own_before = int(sequence.own[layer, head])
+            own = torch.cat([before[len(before) - own_before :], written[head]])
+            slots = torch.cat([before, written[head]])
+            scores = query[head, :, part.rows - window :].float() @ flat[slots].float().T * scaling
+            scores = scores.masked_fill(~causal(window, len(slots), key.device), float("-inf"))
+            seen = scores.softmax(-1)[..., len(slots) - len(own) :]
+            positions = self.pool.positions.view(-1)[own]
+            order = positions.argsort(stable=True)
+            self.pool.scores.view(-1)[own[order]] = part.policy.score(positions[order], seen[..., order])
+
+
+class ReferenceAttention(PagedAttention):
+    """What is meant: one row of one head at a time could not be plainer, one head at a time is still plain."""
+
+    def _attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        kv_heads, group, rows, dim = query.shape
+        out = torch.empty(rows, kv_heads, group, dim, dtype=query.dtype, device=query.device)
+        keys, values = self.pool.keys.view(-1, dim), self.pool.values.view(-1, dim)
+        scores = self.pool.scores.view(-1)
+        start = 0
+        for part in self.parts:
+            stretch = slice(start, start + part.rows)
+            start += part.rows
+            self._write(layer, part, key[:, stretch], value[:, stretch])
+            new = torch.from_numpy(part.sequence.slots(part.rows)[layer])
+            for head in range(kv_heads):
+                slots = torch.cat([torch.from_numpy(part.sequence.held_slots(layer, head)), new[head]])
+                slots = slots.to(query.device)
+                logits = query[head, :, stretch].float() @ keys[slots].float().T * scaling
+                logits = logits.masked_fill(~causal(part.rows, len(slots), query.device), float("-inf"))
+                attention = logits.softmax(-1)
+                out[stretch, head] = (attention @ values[slots].float()).transpose(0, 1).to(out.dtype)
+                if part.accumulate:
+                    own = int(part.sequence.own[layer, head]) + part.rows
+                    scores[slots[-own:]] += attention.square().sum((0, 1))[-own:]
+            if part.observe:
+                self._observe(layer, part, query[:, :, stretch], key[:, stretch], scaling)
+        return out.flatten(1, 2)
+
+
+def causal(rows: int, held: int, device: torch.device) -> torch.Tensor:
+    """What the last `rows` of `held` entries may see, `[rows, held]`: everything up to themselves."""
+    return torch.ones(rows, held, dtype=torch.bool, device=device).tril(held - rows)

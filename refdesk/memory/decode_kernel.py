@@ -1,0 +1,188 @@
+"""One row of attention per sequence, read in place from the pool: the CPU kernel of decoding.
+
+Compiled by numba on first use and kept on disk. It runs on the threads of torch's own OpenMP pool (importing torch
+first makes both use one libgomp), so that neither waits for the other's idle threads.
+"""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.extending import intrinsic
+
+Kernel = Callable[..., None]
+
+
+@intrinsic
+def _as_float(typing_context: Any, bits: Any) -> Any:
+    """The float32 of these bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
+
+
+@njit(inline="always")
+def _from_bfloat16(bits: Any) -> Any:
+    return _as_float(np.uint32(bits) << np.uint32(16))
+
+
+@njit(inline="always")
+def _from_float32(number: Any) -> Any:
+    return number
+
+
+@njit(inline="always")
+def _exp(x: Any) -> Any:
+    """e to the `x` of at most 0, to 2e-7: 2^k times a polynomial of what is left, which vectorizes."""
+    y = max(x * np.float32(1.4426950408889634), np.float32(-126))
+    k = math.floor(y + np.float32(0.5))
+    f = y - k
+    p = np.float32(1.535336188319500e-4)
+    p = p * f + np.float32(1.339887440266574e-3)
+    p = p * f + np.float32(9.618437357674640e-3)
+    p = p * f + np.float32(5.550332471162809e-2)
+    p = p * f + np.float32(2.402264791363012e-1)
+    p = p * f + np.float32(6.931472028550421e-1)
+    p = p * f + np.float32(1)
+    return p * _as_float(np.uint32(np.int32(k) + np.int32(127)) << np.uint32(23))
+
+
+@lru_cache(maxsize=8)
+def decode_kernel(dtype: torch.dtype) -> Kernel:
+    """The kernel for pools of `dtype`, whose 16-bit numbers it takes as uint16.
+
+    `attend(query, key, value, keys, values, positions, scores, fill, table, blocks, shared, offset, position,
+    accumulate, scaling, threads, out)`, for `sequences` rows of one layer:
+
+    - `query`, `out` `[sequences, kv_heads, group, head_dim]` float32; `key`, `value` `[sequences, kv_heads,
+      head_dim]` in `dtype`: the new entries, which are written first;
+    - `keys`, `values`, `positions`, `scores`, `fill`: the pool's;
+    - `table` `[sequences, kv_heads, columns]`, of which `blocks` `[sequences, kv_heads]` are held, the new entry's
+      included; it goes to `offset` in the last of them. `shared`: how many in front belong to others;
+    - `position` and `accumulate` `[sequences]`: of the new token; whether its squared attention goes to `scores`.
+
+    Raises:
+        KeyError: no kernel for this `dtype`.
+    """
+    widen = {torch.bfloat16: _from_bfloat16, torch.float32: _from_float32}[dtype]
+
+    @njit(fastmath=True, nogil=True)
+    def attend_row(
+        query: Any,
+        keys: Any,
+        values: Any,
+        scores: Any,
+        fill: Any,
+        table: Any,
+        shared: Any,
+        last: Any,
+        accumulate: Any,
+        scaling: Any,
+        out: Any,
+        wide: Any,
+        weights: Any,
+    ) -> None:
+        group, dim = query.shape
+        top = np.full(group, -np.inf, np.float32)
+        held = 0
+        for b in range(len(table)):
+            block = table[b]
+            size = last if b == len(table) - 1 else fill[block]
+            for i in range(size):
+                for c in range(dim):
+                    wide[i, c] = widen(keys[block, i, c])
+            for g in range(group):
+                for i in range(size):
+                    x = np.float32(0)
+                    for c in range(dim):
+                        x += query[g, c] * wide[i, c]
+                    x *= scaling
+                    weights[g, held + i] = x
+                    top[g] = max(top[g], x)
+            held += size
+        for g in range(group):
+            total = np.float32(0)
+            for i in range(held):
+                w = _exp(weights[g, i] - top[g])
+                weights[g, i] = w
+                total += w
+            total = np.float32(1) / total
+            for i in range(held):
+                weights[g, i] *= total
+        out[:] = 0
+        held = 0
+        for b in range(len(table)):
+            block = table[b]
+            size = last if b == len(table) - 1 else fill[block]
+            for i in range(size):
+                for c in range(dim):
+                    wide[i, c] = widen(values[block, i, c])
+            for g in range(group):
+                for i in range(size):
+                    w = weights[g, held + i]
+                    for c in range(dim):
+                        out[g, c] += w * wide[i, c]
+            if accumulate and b >= shared:
+                for g in range(group):
+                    for i in range(size):
+                        scores[block, i] += weights[g, held + i] * weights[g, held + i]
+            held += size
+
+    @njit(parallel=True, fastmath=True, nogil=True)
+    def attend(
+        query: Any,
+        key: Any,
+        value: Any,
+        keys: Any,
+        values: Any,
+        positions: Any,
+        scores: Any,
+        fill: Any,
+        table: Any,
+        blocks: Any,
+        shared: Any,
+        offset: Any,
+        position: Any,
+        accumulate: Any,
+        scaling: Any,
+        threads: Any,
+        out: Any,
+    ) -> None:
+        sequences, heads, group, dim = query.shape
+        block_size = keys.shape[1]
+        for thread in prange(threads):
+            wide = np.empty((block_size, dim), np.float32)
+            weights = np.empty((group, table.shape[2] * block_size), np.float32)
+            for row in range(thread * sequences * heads // threads, (thread + 1) * sequences * heads // threads):
+                s, h = row // heads, row % heads
+                count, o = blocks[s, h], offset[s, h]
+                block = table[s, h, count - 1]
+                keys[block, o] = key[s, h]
+                values[block, o] = value[s, h]
+                positions[block, o] = position[s]
+                scores[block, o] = 0
+                attend_row(
+                    query[s, h],
+                    keys,
+                    values,
+                    scores,
+                    fill,
+                    table[s, h, :count],
+                    shared[s, h],
+                    o + 1,
+                    accumulate[s],
+                    scaling,
+                    out[s, h],
+                    wide,
+                    weights,
+                )
+
+    kernel: Kernel = attend
+    return kernel

@@ -1,0 +1,97 @@
+"""Which entries go, and moving what stays so that whole blocks come free.
+
+The choice of KV-Compress (arXiv 2410.00161, sections 4.2 and 4.2.2) and its compaction (algorithm 1), written over
+all layers and heads at once. Rows are (layer, KV head) pairs; `[rows, n]` are the own entries of a sequence.
+"""
+
+import torch
+
+from refdesk.memory.policy import EvictionPolicy
+from refdesk.memory.sequence import Sequence
+
+_NEVER = float("inf")
+
+
+def evict(sequence: Sequence, policy: EvictionPolicy, budget: int) -> None:
+    """Thin what `sequence` owns until it holds no more than `budget` tokens would take, those of others counted.
+
+    A budget shared by all layers and heads frees whole blocks, so that at most as many stay as `budget` tokens,
+    rounded up to whole blocks, would take; else every head keeps `budget` entries. Protected entries stay even
+    where that is too many. Keys are neither touched nor rotated anew.
+    """
+    layers, heads = sequence.own.shape
+    slots, exists = sequence.own_slots()
+    if not exists.numel():
+        return
+    pool = sequence.pool
+    flat = slots.to(pool.positions.device)
+    positions = pool.positions.view(-1)[flat]
+    scores = pool.scores.view(-1)[flat] if policy.window else policy.score(positions, None)
+    kept_always = (positions < policy.sinks) | (positions >= sequence.position - policy.recent)
+    scores = scores.masked_fill(kept_always, _NEVER).cpu()
+    size = pool.block_size
+    if policy.shared:
+        wanted = int(sequence.blocks.sum()) - -(-budget // size) * layers * heads
+        alone = torch.from_numpy(sequence.shared == 0)
+        keep = exists & ~blocks_to_evict(scores, exists, size, wanted, alone)
+    else:
+        room = torch.from_numpy(budget - sequence.shared_entries).clamp(min=1)
+        keep = exists & best(scores, exists, room)
+    compact(sequence, keep)
+
+
+def blocks_to_evict(
+    scores: torch.Tensor, exists: torch.Tensor, block_size: int, wanted: int, keep_one: torch.Tensor
+) -> torch.Tensor:
+    """The entries to evict, `[..., n]`, so that `wanted` blocks come free over all rows, or as many as can.
+
+    Evicting the e-th block of a row costs the row its hanging entries and (e - 1) x `block_size` more, the lowest
+    first; its price is the score of the best of them. The cheapest blocks of all rows go. Entries of infinite
+    score stay. `keep_one` `[...]`: rows that must not be emptied.
+    """
+    shape, n = scores.shape, scores.shape[-1]
+    scores, exists, keep_one = scores.reshape(-1, n), exists.reshape(-1, n), keep_one.reshape(-1)
+    count = exists.sum(-1)
+    blocks = -(-count // block_size)
+    most = -(-n // block_size)
+    if wanted <= 0:
+        return torch.zeros(shape, dtype=torch.bool)
+    place = torch.arange(most * block_size)
+    padded = torch.nn.functional.pad(scores, (0, most * block_size - n))
+    # Empty slots of a row's last block sort first: with them the first block to go is as large as the others.
+    padded = torch.where(place < count[:, None], padded, float("-inf"))
+    padded = torch.where(place < blocks[:, None] * block_size, padded, _NEVER)
+    price = padded.sort(-1).values.view(len(scores), most, block_size)[..., -1]
+    last = torch.arange(most) == blocks[:, None] - 1
+    price = price.masked_fill(last & keep_one[:, None], _NEVER).flatten()
+    order = price.argsort(stable=True)[:wanted]
+    order = order[price[order] < _NEVER]
+    taken = torch.bincount(order // most, minlength=len(scores))
+    hanging = (count - 1) % block_size + 1
+    evicted = torch.where(taken > 0, hanging + (taken - 1) * block_size, 0)
+    rank = torch.where(exists, scores, _NEVER).argsort(dim=-1, stable=True).argsort(dim=-1)
+    return (rank < evicted[:, None]).view(shape)
+
+
+def best(scores: torch.Tensor, exists: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
+    """The `room` `[...]` entries of highest score in each row, `[..., n]`, and those of infinite score besides."""
+    among = torch.where(exists, scores, float("-inf"))
+    rank = among.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    return (rank < room[..., None]) | (among == _NEVER)
+
+
+def compact(sequence: Sequence, keep: torch.Tensor) -> None:
+    """Drop the own entries that `keep` `[layers, kv_heads, n]` leaves out: the last survivors move into the holes
+    in front, everything that belongs to an entry with it, and the blocks behind go back to the pool."""
+    slots, _ = sequence.own_slots()
+    own = keep.sum(-1)
+    place = torch.arange(keep.shape[-1])
+    hole = ~keep & (place < own[..., None])
+    mover = keep & (place >= own[..., None])
+    pool = sequence.pool
+    target = slots[hole].to(pool.keys.device)
+    source = slots.flip(-1)[mover.flip(-1)].to(pool.keys.device)
+    for store in (pool.keys, pool.values, pool.positions, pool.scores):
+        flat = store.view(pool.blocks * pool.block_size, -1)
+        flat[target] = flat[source]
+    sequence.cut(own.numpy())

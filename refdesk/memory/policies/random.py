@@ -1,0 +1,34 @@
+"""Eviction by lot: what every other policy must beat."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from refdesk.memory.policy import EvictionPolicy
+
+
+@dataclass(frozen=True)
+class Random(EvictionPolicy):
+    """Keeps entries drawn by `seed`, others in every layer and head, once the whole prompt has been read, and the
+    latest tokens."""
+
+    name: ClassVar[str] = "random"
+
+    seed: int = 0
+    keep_recent: int = 32
+
+    @property
+    def recent(self) -> int:
+        """Latest tokens, in which the question stands: as many as the rivals keep."""
+        return self.keep_recent
+
+    @property
+    def while_decoding(self) -> bool:
+        """Drawn once."""
+        return False
+
+    def score(self, positions: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
+        """Drawn anew at every eviction, the same for the same seed."""
+        drawn = torch.rand(positions.shape, generator=torch.Generator().manual_seed(self.seed))
+        return drawn.to(positions.device)

@@ -1,0 +1,106 @@
+"""Runs: what requests share. The entries of one text, read once, unchanged since, and counted by reference."""
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import numpy as np
+
+from refdesk.memory.pool import BlockPool, Ids
+from refdesk.memory.sequence import Counts, Sequence
+
+
+@dataclass(eq=False)
+class Run:
+    """`key`: says everything that the entries depend on. `table` `[layers, kv_heads, columns]`, of which `blocks`
+    are in use with `entries` entries, both `[layers, kv_heads]`. `position`: of the token behind it. `freed`,
+    `freed_blocks`: evicted when it was read. `users`: sequences that hold it."""
+
+    key: Hashable
+    table: Ids
+    blocks: Counts
+    entries: Counts
+    position: int
+    freed: int
+    freed_blocks: int
+    users: int = 0
+
+    def ids(self) -> Ids:
+        """Its blocks."""
+        return self.table[np.arange(self.table.shape[2]) < self.blocks[..., None]]
+
+
+class Runs:
+    """Every run of a pool by its key. Runs that nobody uses stay, up to `limit` blocks in all, and go least recently
+    used first, or as soon as somebody needs their blocks."""
+
+    def __init__(self, pool: BlockPool, limit: int) -> None:
+        self._pool = pool
+        self._limit = limit
+        self._runs: OrderedDict[Hashable, Run] = OrderedDict()
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._runs
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of all runs."""
+        return sum(int(run.blocks.sum()) for run in self._runs.values())
+
+    @property
+    def idle_blocks(self) -> int:
+        """Blocks of runs that nobody uses: they can be had for the asking."""
+        return sum(int(run.blocks.sum()) for run in self._runs.values() if not run.users)
+
+    def hold(self, key: Hashable) -> Run:
+        """The run, which stays at least until it is let go. Raises KeyError if there is none."""
+        run = self._runs[key]
+        self._runs.move_to_end(key)
+        run.users += 1
+        return run
+
+    def let_go(self, run: Run) -> None:
+        """One who held it does so no more."""
+        run.users -= 1
+        self._trim()
+
+    def add(self, key: Hashable, sequence: Sequence) -> Run:
+        """Make a run of what `sequence` owns, which gives it up. Nobody holds it yet."""
+        if key in self._runs:
+            raise ValueError(f"there is such a run already: {key}")
+        width = int(sequence.own_blocks.max(initial=0))
+        column = np.minimum(sequence.shared[..., None] + np.arange(width), sequence.table.shape[2] - 1)
+        run = Run(
+            key=key,
+            table=np.take_along_axis(sequence.table, column, axis=2),
+            blocks=sequence.own_blocks,
+            entries=sequence.own,
+            position=sequence.position,
+            freed=sequence.freed,
+            freed_blocks=sequence.freed_blocks,
+        )
+        self._runs[key] = run
+        return run
+
+    def drop_idle(self, blocks: int) -> None:
+        """Give at least so many blocks back to the pool, if there are runs enough that nobody uses."""
+        freed = 0
+        for key, run in list(self._runs.items()):
+            if freed >= blocks:
+                return
+            if not run.users:
+                freed += int(run.blocks.sum())
+                self._pool.give(run.ids())
+                del self._runs[key]
+
+    def ids(self) -> list[Ids]:
+        """The blocks of each run."""
+        return [run.ids() for run in self._runs.values()]
+
+    def _trim(self) -> None:
+        over = self.blocks - self._limit
+        if over > 0:
+            self.drop_idle(over)

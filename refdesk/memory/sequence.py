@@ -1,0 +1,167 @@
+"""What one sequence holds: a block table and a length for every layer and KV head."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from refdesk.memory.pool import BlockPool, Ids
+
+Counts = NDArray[np.int64]
+
+
+class Held(Protocol):
+    """Entries that others may read but not change: a run, or a sequence that stands still."""
+
+    table: Ids
+    blocks: Counts
+    entries: Counts
+
+
+class Sequence:
+    """The entries of one sequence: those of others in front, then its own.
+
+    `table` `[layers, kv_heads, capacity]`: block ids in order; the first `shared` of each row belong to others,
+    the next `own_blocks` to the sequence. Own blocks are full but for the last one. The length of every row may
+    differ, which is what eviction is for; the order of entries within a row means nothing. All counts are
+    `[layers, kv_heads]`.
+
+    `position`: of the next token. `seen`: tokens read so far, those of others not counted.
+    """
+
+    def __init__(self, pool: BlockPool, behind: Iterable[Held] = (), position: int = 0) -> None:
+        self.pool = pool
+        self.position = position
+        self.seen = 0
+        shape = (pool.shape.layers, pool.shape.kv_heads)
+        self.table: Ids = np.zeros((*shape, 8), np.int32)
+        self.shared: Counts = np.zeros(shape, np.int64)
+        self.shared_entries: Counts = np.zeros(shape, np.int64)
+        self.own_blocks: Counts = np.zeros(shape, np.int64)
+        self.own: Counts = np.zeros(shape, np.int64)
+        self.freed = 0  # entries evicted so far, over all layers and heads
+        self.freed_blocks = 0
+        for held in behind:
+            self._share(held)
+
+    def _share(self, held: Held) -> None:
+        self._make_room(int((self.shared + held.blocks).max()))
+        column = np.arange(self.table.shape[2])
+        source = np.arange(held.table.shape[2]) < held.blocks[..., None]
+        target = (column >= self.shared[..., None]) & (column < (self.shared + held.blocks)[..., None])
+        self.table[target] = held.table[source]
+        self.shared = self.shared + held.blocks
+        self.shared_entries = self.shared_entries + held.entries
+
+    @property
+    def blocks(self) -> Counts:
+        """Blocks in the table, those of others included."""
+        return self.shared + self.own_blocks
+
+    @property
+    def entries(self) -> Counts:
+        """Entries held, those of others included."""
+        return self.shared_entries + self.own
+
+    def own_ids(self) -> Ids:
+        """The blocks that belong to this sequence."""
+        return self.table[self._own_columns()]
+
+    def missing(self, rows: int) -> int:
+        """How many blocks `grow(rows)` would take."""
+        return int(self._missing(rows).sum())
+
+    def grow(self, rows: int) -> None:
+        """Make room for `rows` more entries in every layer and head.
+
+        Raises:
+            OutOfBlocks: nothing has changed.
+        """
+        need = self._missing(rows)
+        total = int(need.sum())
+        if not total:
+            return
+        ids = self.pool.take(total)
+        first = self.blocks
+        self._make_room(int((first + need).max()))
+        column = np.arange(self.table.shape[2])
+        self.table[(column >= first[..., None]) & (column < (first + need)[..., None])] = ids
+        self.own_blocks = self.own_blocks + need
+
+    def slots(self, rows: int) -> NDArray[np.int64]:
+        """Where the next `rows` entries go, as flat indices of the pool, `[layers, kv_heads, rows]`; room must
+        have been made."""
+        place = self.own[..., None] + np.arange(rows)
+        block, offset = np.divmod(place, self.pool.block_size)
+        ids = np.take_along_axis(self.table, self.shared[..., None] + block, axis=2)
+        return ids.astype(np.int64) * self.pool.block_size + offset
+
+    def advance(self, rows: int) -> None:
+        """`rows` more entries have been written in every layer and head."""
+        size = self.pool.block_size
+        grown = self.own + rows
+        first = self.own // size
+        for block in range(int((-(-grown // size) - first).max())):
+            column = np.minimum(self.shared + first + block, self.table.shape[2] - 1)
+            ids = np.take_along_axis(self.table, column[..., None], axis=2)[..., 0]
+            filled = np.minimum(grown - (first + block) * size, size)
+            self.pool.fill[ids[filled > 0]] = filled[filled > 0]
+        self.own = grown
+        self.position += rows
+        self.seen += rows
+
+    def cut(self, own: Counts) -> None:
+        """Keep the first `own` own entries of every row; blocks behind them go back to the pool at once."""
+        keep = -(-own // self.pool.block_size)
+        column = np.arange(self.table.shape[2])
+        first, last = (self.shared + keep)[..., None], self.blocks[..., None]
+        gone = self.table[(column >= first) & (column < last)]
+        self.freed += int((self.own - own).sum())
+        self.own, self.own_blocks = own, keep
+        self.pool.give(gone)
+        self.freed_blocks += len(gone)
+        ragged = own % self.pool.block_size
+        tail = np.take_along_axis(self.table, np.maximum(self.blocks - 1, 0)[..., None], axis=2)[..., 0]
+        self.pool.fill[tail[ragged > 0]] = ragged[ragged > 0]
+
+    def release(self) -> None:
+        """Give every own block back. What belongs to others stays theirs."""
+        self.pool.give(self.own_ids())
+        self.own_blocks = np.zeros_like(self.own_blocks)
+        self.own = np.zeros_like(self.own)
+
+    def own_slots(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The own entries as flat indices of the pool, `[layers, kv_heads, longest]`, and which of them exist;
+        both on the CPU."""
+        longest = int(self.own.max(initial=0))
+        place = np.arange(longest)
+        block, offset = np.divmod(place, self.pool.block_size)
+        column = np.minimum(self.shared[..., None] + block, self.table.shape[2] - 1)
+        ids = np.take_along_axis(self.table, column, axis=2).astype(np.int64)
+        exists = place < self.own[..., None]
+        return torch.from_numpy(np.where(exists, ids * self.pool.block_size + offset, 0)), torch.from_numpy(exists)
+
+    def held_slots(self, layer: int, head: int) -> NDArray[np.int64]:
+        """Every entry of one row, those of others included, as flat indices of the pool."""
+        size = self.pool.block_size
+        ids = self.table[layer, head, : self.blocks[layer, head]].astype(np.int64)
+        inside = np.arange(size) < self.pool.fill[ids][:, None]
+        flat: NDArray[np.int64] = (ids[:, None] * size + np.arange(size))[inside]
+        return flat
+
+    def _missing(self, rows: int) -> Counts:
+        size = self.pool.block_size
+        missing: Counts = np.maximum(-(-(self.own + rows) // size) - self.own_blocks, 0)
+        return missing
+
+    def _own_columns(self) -> NDArray[np.bool_]:
+        column = np.arange(self.table.shape[2])
+        return (column >= self.shared[..., None]) & (column < self.blocks[..., None])
+
+    def _make_room(self, columns: int) -> None:
+        if columns > self.table.shape[2]:
+            wider = np.zeros((*self.table.shape[:2], max(columns, 2 * self.table.shape[2])), np.int32)
+            wider[:, :, : self.table.shape[2]] = self.table
+            self.table = wider
