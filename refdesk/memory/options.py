@@ -42,8 +42,9 @@ class MemoryOptions:
     def budget_for(self, tokens: int, parts: int = 1) -> int:
         """How many of `tokens` may be held, in tokens over all layers and heads.
 
-        A rate gives whole blocks and at least 128 tokens (arXiv 2410.00161, its code); 1 keeps everything. `parts`:
-        so many stretches of a prompt are read apart, these tokens are one of them, and the budget is for all.
+        A rate gives whole blocks and at least 128 tokens (arXiv 2410.00161, its code); 1 keeps everything.
+        `parts`: so many stretches of a prompt are read apart, these tokens are one of them, and the budget is for
+        all.
         """
         if self.policy is None or self.rate == 1:
             return tokens
@@ -101,6 +102,7 @@ def memory_options(asked: Mapping[str, Any] | None) -> MemoryOptions:
 
 def _policy(kind: type[EvictionPolicy], options: Mapping[str, Any]) -> EvictionPolicy:
     known: dict[str, type] = {field.name: type(field.default) for field in fields(kind)}
+    value: Any
     for option, value in options.items():
         if option not in known:
             raise InvalidMemory(

@@ -31,8 +31,8 @@ class Run:
 
 
 class Runs:
-    """Every run of a pool by its key. Runs that nobody uses stay, up to `limit` blocks in all, and go least recently
-    used first, or as soon as somebody needs their blocks."""
+    """Every run of a pool by its key. Runs that nobody uses stay, up to `limit` blocks in all, and go least
+    recently used first, or as soon as somebody needs their blocks."""
 
     def __init__(self, pool: BlockPool, limit: int) -> None:
         self._pool = pool
