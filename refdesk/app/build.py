@@ -82,7 +82,7 @@ class Desk:
                     dtype=self.settings.dtype,
                     report=self._report,
                 )
-                self._reader = (model, Engine(model))
+                self._reader = (model, Engine(model, memory_bytes=self.settings.kv_memory_mb * 2**20))
             return self._reader
 
     @property

@@ -11,6 +11,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from refdesk.app.auth import Forbidden, Unauthorized
 from refdesk.app.jobs import UnknownJob
 from refdesk.eval import errors as evaluation
+from refdesk.memory import errors as memory
 from refdesk.reader import errors as reader
 from refdesk.retriever import errors as retriever
 
@@ -31,6 +32,8 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (retriever.UnknownDocument, 404, "unknown-document", "Unknown document"),
     (retriever.InvalidSearch, 422, "invalid-question", "Invalid question"),
     (reader.InvalidOption, 422, "invalid-option", "Invalid option"),
+    (memory.InvalidMemory, 422, "invalid-memory", "Invalid memory options"),
+    (reader.MemoryTooSmall, 422, "memory-too-small", "Memory too small"),
     (reader.PromptTooLong, 422, "prompt-too-long", "Prompt too long"),
     (reader.DeadlineExceeded, 503, "deadline-exceeded", "Deadline exceeded"),
     (reader.EngineClosed, 503, "shutting-down", "Shutting down"),

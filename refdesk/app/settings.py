@@ -35,6 +35,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8040
     max_upload_mb: int = 64
+    kv_memory_mb: int = 1024  # the ceiling of what all requests together hold of what they have read
     log: str = "info"
 
     def __post_init__(self) -> None:
@@ -45,6 +46,8 @@ class Settings:
             raise InvalidSetting(f"{PREFIX}PORT {self.port}: expected 0 to 65535")
         if not 1 <= self.max_upload_mb <= 4096:
             raise InvalidSetting(f"{PREFIX}MAX_UPLOAD_MB {self.max_upload_mb}: expected 1 to 4096")
+        if not 1 <= self.kv_memory_mb <= 2**20:
+            raise InvalidSetting(f"{PREFIX}KV_MEMORY_MB {self.kv_memory_mb}: expected 1 to {2**20}")
         if self.index == "pgvector" and not self.database.startswith("postgres"):
             raise InvalidSetting(f"{PREFIX}INDEX pgvector: needs a postgresql:// URL in {PREFIX}DATABASE")
 

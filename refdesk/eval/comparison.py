@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
+from typing import Any
 
 from refdesk.eval.pipelines import PIPELINES
 from refdesk.eval.run import Run, Score
@@ -12,7 +13,7 @@ from refdesk.eval.statistics import Difference, Estimate, interval, paired_diffe
 _PLACES = ("gold_at", "depth")
 _FEW = 30
 # What may differ between runs of one task and is not told by their other columns.
-_TELLING = ("k", "search", "budget", "max_new_tokens", "limit", "seed", "collection")
+_TELLING = ("k", "search", "budget", "max_new_tokens", "limit", "seed", "collection", "reading", "memory")
 _FLOOR = "closed_book"
 
 
@@ -129,7 +130,8 @@ def _labels(runs: list[Run], *, same: bool = False) -> list[str]:
     """The pipeline, and what else differs among these runs; the run's id where that does not tell them apart,
     unless those that are alike may have the `same` label."""
     described = [
-        {**run.settings["task_options"], **{name: run.settings.get(name) for name in _TELLING}} for run in runs
+        {**run.settings["task_options"], **{name: _word(run.settings.get(name)) for name in _TELLING}}
+        for run in runs
     ]
     names = dict.fromkeys(name for one in described for name in one)
     differing = [name for name in names if len({one.get(name) for one in described}) > 1]
@@ -141,6 +143,11 @@ def _labels(runs: list[Run], *, same: bool = False) -> list[str]:
         label if same or labels.count(label) == 1 else f"{label} {run.id[:8]}"
         for run, label in zip(runs, labels, strict=True)
     ]
+
+
+def _word(value: Any) -> Any:
+    """A setting of several parts, such as the memory options, in one word."""
+    return ",".join(f"{name}={part}" for name, part in value.items()) if isinstance(value, dict) else value
 
 
 def _gains(rows: list[Row], metrics: Iterable[str]) -> Iterable[Gain]:

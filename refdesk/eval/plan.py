@@ -15,6 +15,10 @@ from refdesk.eval.metrics import check_metrics
 from refdesk.eval.pipelines import PIPELINES, Pipeline
 from refdesk.eval.task import Task
 from refdesk.eval.tasks import find_task
+from refdesk.memory.errors import InvalidMemory
+from refdesk.memory.options import memory_options
+from refdesk.reader.errors import InvalidOption
+from refdesk.reader.prompt import AskedReading, check_reading
 from refdesk.retriever.store import Search
 
 # A ranking is judged by its first ten documents or a hundred; several chunks may be of one document.
@@ -28,7 +32,8 @@ class RunSettings:
     `seed`; None for all. `k`, `search`: of pipelines that retrieve, in chunks. `budget`: of pipelines that cut, in
     tokens of the reader. `collection`: where a data set without documents of its own is asked. `metrics`: None
     for those that the task names. `benchmarks`: where the data of named tasks lie; see `benchmark_folder`. None
-    elsewhere: the task's default. Answers are greedy.
+    elsewhere: the task's default. `reading`, `memory`: as a question's options; None keeps everything. Answers are
+    greedy.
     """
 
     task: str
@@ -41,6 +46,8 @@ class RunSettings:
     budget: int = 512
     max_new_tokens: int | None = None
     collection: str | None = None
+    reading: AskedReading = "auto"
+    memory: Mapping[str, Any] | None = None
     metrics: tuple[str, ...] | None = None
     benchmarks: str = ""
 
@@ -120,6 +127,11 @@ def _check_numbers(settings: RunSettings, task: Task) -> None:
             raise InvalidRun(f"{name} is {value}; expected {low:,} to {high:,}")
     if settings.search not in get_args(Search):
         raise InvalidRun(f"search is {settings.search!r}; expected one of {', '.join(get_args(Search))}")
+    try:
+        check_reading(settings.reading)
+        memory_options(settings.memory)
+    except (InvalidOption, InvalidMemory) as error:
+        raise InvalidRun(str(error)) from error
 
 
 def _check_documents(

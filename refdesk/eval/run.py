@@ -36,7 +36,8 @@ class Score:
     """What one question came to.
 
     `values`: quality metrics and costs by name, None where a metric does not apply to this question. Costs are
-    `prompt_tokens`, `completion_tokens`, `kv_entries`, `kv_bytes` and `seconds_<stage>` with `seconds_total`.
+    `prompt_tokens`, `completion_tokens`, `kv_entries` and `kv_bytes` (both at the peak), `kv_held_bytes`,
+    `kv_freed_bytes`, `run_hits`, `run_misses` and `seconds_<stage>` with `seconds_total`.
     `facts`: the example's, to group by. `error`: why there is no answer, such as a prompt longer than the window;
     then every quality metric is None.
     """

@@ -15,6 +15,7 @@ from refdesk.eval.plan import Plan
 from refdesk.eval.provenance import DECISIVE, source_commit, versions
 from refdesk.eval.run import Run, Score
 from refdesk.eval.runs import add_score, note_versions, scored_ids
+from refdesk.memory.options import memory_options
 from refdesk.reader.citations import is_abstention
 from refdesk.reader.errors import EngineClosed, PromptTooLong
 from refdesk.reader.passage import Passage
@@ -134,6 +135,8 @@ class _Reader:
         options = AnswerOptions(
             k=self._plan.k,
             max_new_tokens=self._bench.max_new_tokens,
+            reading=self._plan.settings.reading,
+            memory=memory_options(self._plan.settings.memory),
             reference=example.answers[0] if example.answers else None,
         )
         try:
@@ -173,8 +176,18 @@ def _outcome(answer: Answer, ranking: tuple[str, ...]) -> Outcome:
 def _costs(answer: Answer) -> dict[str, float]:
     usage = answer.usage
     seconds = {f"seconds_{stage}": value for stage, value in usage.seconds.items()}
-    counts = ("prompt_tokens", "completion_tokens", "passages_used", "passages_dropped", "kv_entries", "kv_bytes")
-    return {name: float(getattr(usage, name)) for name in counts} | seconds
+    counts = (
+        *("prompt_tokens", "completion_tokens", "passages_used", "passages_dropped"),
+        *("run_hits", "run_misses"),
+    )
+    held = {
+        "kv_entries": usage.memory.peak_entries,
+        "kv_bytes": usage.memory.peak_bytes,
+        "kv_held_bytes": usage.memory.held_bytes,
+        "kv_freed_bytes": usage.memory.freed_bytes,
+    }
+    counted = {name: getattr(usage, name) for name in counts} | held
+    return {name: float(value) for name, value in counted.items()} | seconds
 
 
 def _score(plan: Plan, example: Example, outcome: Outcome, costs: Mapping[str, float]) -> Score:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from refdesk.memory.errors import UnsupportedAttention
+from refdesk.memory.errors import OutOfBlocks, UnsupportedAttention
 from refdesk.memory.policy import EvictionPolicy
 from refdesk.memory.pool import BlockPool
 from refdesk.memory.sequence import Sequence
@@ -34,6 +34,10 @@ class Part:
     observe: bool = False
     accumulate: bool = False
 
+    def positions(self) -> range:
+        """Of these rows."""
+        return range(self.sequence.position, self.sequence.position + self.rows)
+
 
 class PagedAttention(ABC):
     """An attention function over one pool. `batch` names what the next forward is made of."""
@@ -47,8 +51,11 @@ class PagedAttention(ABC):
         """Within, one forward of these parts may run; behind it their entries are counted.
 
         Raises:
-            OutOfBlocks: there is no room; the sequences are as long as before.
+            OutOfBlocks: there is no room; nothing has changed.
         """
+        missing = sum(part.sequence.missing(part.rows) for part in parts)
+        if missing > self.pool.free:
+            raise OutOfBlocks(missing, self.pool.free, self.pool.blocks)
         for part in parts:
             part.sequence.grow(part.rows)
         self.parts = parts

@@ -107,16 +107,16 @@ class FastAttention(PagedAttention):
         equally filled blocks at once."""
         sequence, size = part.sequence, self.pool.block_size
         blocks = -(-sequence.own[layer] // size) + sequence.shared[layer]
-        if not blocks.max():
-            return []
         ids = sequence.table[layer, :, : blocks.max()]
         fills = np.where(np.arange(blocks.max()) < blocks[:, None], self.pool.fill[ids], 0)
+        if not fills.any():
+            return []
         if (fills == fills[0]).all():
             return [self._gather(slice(None), ids, fills[0])]
         return [
             self._gather(slice(head, head + 1), ids[head : head + 1, :count], fills[head, :count])
             for head, count in enumerate(blocks)
-            if count
+            if fills[head].any()
         ]
 
     def _gather(

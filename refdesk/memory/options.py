@@ -8,10 +8,10 @@ from typing import Any
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.policies import POLICIES
 from refdesk.memory.policy import EvictionPolicy
-from refdesk.memory.pool import BLOCK_SIZE
 
 _DEFAULT_POLICY = "kv_compress"
 _LEAST_BY_RATE = 128
+_STEP_BY_RATE = 16
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class MemoryOptions:
         if self.rate is None:
             assert self.budget is not None
             return max(self.budget // parts, self.policy.sinks + self.policy.recent, 1)
-        least = max(_LEAST_BY_RATE // parts, BLOCK_SIZE)
-        return max(least, (int(tokens / self.rate) - 1) // BLOCK_SIZE * BLOCK_SIZE)
+        least = max(_LEAST_BY_RATE // parts, _STEP_BY_RATE)
+        return max(least, (int(tokens / self.rate) - 1) // _STEP_BY_RATE * _STEP_BY_RATE)
 
     def peak_blocks(self, slots: int, block_size: int, tokens: int, new: int, chunk: int) -> tuple[int, int]:
         """The most blocks that `tokens` read in chunks and `new` generated may take, over `slots` rows: while
@@ -74,6 +74,9 @@ class MemoryOptions:
         size = {"budget": self.budget} if self.budget is not None else {"rate": self.rate}
         options = {field.name: getattr(self.policy, field.name) for field in fields(self.policy)}
         return {"policy": self.policy.name, **size, **options}
+
+
+KEEP_EVERYTHING = MemoryOptions()
 
 
 def memory_options(asked: Mapping[str, Any] | None) -> MemoryOptions:
@@ -101,7 +104,7 @@ def memory_options(asked: Mapping[str, Any] | None) -> MemoryOptions:
 
 
 def _policy(kind: type[EvictionPolicy], options: Mapping[str, Any]) -> EvictionPolicy:
-    known: dict[str, type] = {field.name: type(field.default) for field in fields(kind)}
+    known: dict[str, Any] = {field.name: type(field.default) for field in fields(kind)}
     value: Any
     for option, value in options.items():
         if option not in known:

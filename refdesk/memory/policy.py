@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
+from typing import TYPE_CHECKING, ClassVar
 
 from refdesk.memory.errors import InvalidMemory
+
+if TYPE_CHECKING:  # requests name policies, and torch takes seconds to import
+    import torch
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class EvictionPolicy(ABC):
         return True
 
     @abstractmethod
-    def score(self, positions: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
+    def score(self, positions: "torch.Tensor", attention: "torch.Tensor | None") -> "torch.Tensor":
         """How much each entry is worth, float32, the shape of `positions`.
 
         With a window: the entries of one layer and KV head, `positions` `[n]` in ascending order, `attention`

@@ -1,22 +1,41 @@
 """Runs: what requests share. The entries of one text, read once, unchanged since, and counted by reference."""
 
 from collections import OrderedDict
-from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions
 from refdesk.memory.pool import BlockPool, Ids
 from refdesk.memory.sequence import Counts, Sequence
 
 
+@dataclass(frozen=True)
+class RunKey:
+    """Everything that the entries of a run depend on, within one model: its tokens, the run it was read behind,
+    how it was thinned, and among how many stretches a budget was divided."""
+
+    tokens: tuple[int, ...]
+    behind: "RunKey | None" = None
+    memory: MemoryOptions = KEEP_EVERYTHING
+    parts: int = 1
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.tokens, self.behind, self.memory, self.parts))
+
+    def __hash__(self) -> int:
+        return self._hash  # computed once: keys are long, and looked up at every step
+
+
 @dataclass(eq=False)
 class Run:
-    """`key`: says everything that the entries depend on. `table` `[layers, kv_heads, columns]`, of which `blocks`
+    """`table` `[layers, kv_heads, columns]`, of which `blocks`
     are in use with `entries` entries, both `[layers, kv_heads]`. `position`: of the token behind it. `freed`,
     `freed_blocks`: evicted when it was read. `users`: sequences that hold it."""
 
-    key: Hashable
+    key: RunKey
     table: Ids
     blocks: Counts
     entries: Counts
@@ -37,9 +56,9 @@ class Runs:
     def __init__(self, pool: BlockPool, limit: int) -> None:
         self._pool = pool
         self._limit = limit
-        self._runs: OrderedDict[Hashable, Run] = OrderedDict()
+        self._runs: OrderedDict[RunKey, Run] = OrderedDict()
 
-    def __contains__(self, key: Hashable) -> bool:
+    def __contains__(self, key: RunKey) -> bool:
         return key in self._runs
 
     def __len__(self) -> int:
@@ -55,7 +74,7 @@ class Runs:
         """Blocks of runs that nobody uses: they can be had for the asking."""
         return sum(int(run.blocks.sum()) for run in self._runs.values() if not run.users)
 
-    def hold(self, key: Hashable) -> Run:
+    def hold(self, key: RunKey) -> Run:
         """The run, which stays at least until it is let go. Raises KeyError if there is none."""
         run = self._runs[key]
         self._runs.move_to_end(key)
@@ -65,9 +84,10 @@ class Runs:
     def let_go(self, run: Run) -> None:
         """One who held it does so no more."""
         run.users -= 1
+        self._runs.move_to_end(run.key)
         self._trim()
 
-    def add(self, key: Hashable, sequence: Sequence) -> Run:
+    def add(self, key: RunKey, sequence: Sequence) -> Run:
         """Make a run of what `sequence` owns, which gives it up. Nobody holds it yet."""
         if key in self._runs:
             raise ValueError(f"there is such a run already: {key}")
@@ -82,6 +102,8 @@ class Runs:
             freed=sequence.freed,
             freed_blocks=sequence.freed_blocks,
         )
+        sequence.own_blocks = np.zeros_like(run.blocks)
+        sequence.own = np.zeros_like(run.entries)
         self._runs[key] = run
         return run
 

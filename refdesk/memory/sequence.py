@@ -16,8 +16,12 @@ class Held(Protocol):
     """Entries that others may read but not change: a run, or a sequence that stands still."""
 
     table: Ids
-    blocks: Counts
-    entries: Counts
+
+    @property
+    def blocks(self) -> Counts: ...
+
+    @property
+    def entries(self) -> Counts: ...
 
 
 class Sequence:

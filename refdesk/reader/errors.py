@@ -32,6 +32,18 @@ class PromptTooLong(ReaderError):
         self.window = window
 
 
+class MemoryTooSmall(ReaderError):
+    """A request can never fit the memory that the engine may use. Sizes in bytes."""
+
+    def __init__(self, needed: int, ceiling: int) -> None:
+        super().__init__(
+            f"the request needs up to {needed / 2**20:.1f} MiB of KV memory, the engine may use"
+            f" {ceiling / 2**20:.1f} MiB; expected a shorter prompt, fewer passages, or a policy that holds less"
+        )
+        self.needed = needed
+        self.ceiling = ceiling
+
+
 class DeadlineExceeded(ReaderError):
     """The time allowed was over before the first word of an answer."""
 

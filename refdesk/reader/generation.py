@@ -1,9 +1,12 @@
 """What is asked of the engine and what comes back."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from math import isfinite
 from typing import Literal
 
+from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions
 from refdesk.reader.errors import InvalidOption
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
@@ -29,6 +32,11 @@ def check_sampling(
 class GenerationRequest:
     """One continuation to generate.
 
+    `prefix` and each of `passages` are runs: read once and shared with other requests that have them. Every
+    passage is read behind the prefix and sees no other passage; `token_ids` are read behind the longest and see
+    all of it. `memory`: how much of what is read is held; of a prompt without passages that is `token_ids`, of one
+    with passages it is these.
+
     `temperature` 0 is greedy and ignores `top_p` and `seed`; without a `seed` sampling differs from run to
     run. `stop`: the text ends before the first of these strings. `deadline_s`: seconds from submission, time
     in the queue included. `continuations`: token ids whose likelihood behind the prompt is asked for besides;
@@ -46,13 +54,58 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     deadline_s: float | None = None
     continuations: tuple[tuple[int, ...], ...] = ()
+    prefix: tuple[int, ...] = ()
+    passages: tuple[tuple[int, ...], ...] = ()
+    memory: MemoryOptions = KEEP_EVERYTHING
 
     def __post_init__(self) -> None:
         if not self.token_ids:
             raise InvalidOption("token_ids", self.token_ids, "at least one token")
+        if not all(self.passages):
+            raise InvalidOption("passages", self.passages, "at least one token each")
         if not all(self.continuations):
             raise InvalidOption("continuations", self.continuations, "at least one token each")
         check_sampling(self.max_new_tokens, self.temperature, self.top_p, self.stop, self.deadline_s)
+
+    def all_ids(self) -> Iterator[int]:
+        """Every token id in it."""
+        return chain(self.prefix, *self.passages, self.token_ids, *self.continuations)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """All that is read."""
+        return len(self.prefix) + sum(map(len, self.passages)) + len(self.token_ids)
+
+    @property
+    def room(self) -> int:
+        """Positions kept for what comes behind the prompt."""
+        return max(self.max_new_tokens, *map(len, self.continuations), 0)
+
+    @property
+    def end(self) -> int:
+        """The first position behind everything that may be read or generated."""
+        return len(self.prefix) + max(map(len, self.passages), default=0) + len(self.token_ids) + self.room
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """The memory of one request, what it shares with others included.
+
+    Entries are key/value pairs of one head, summed over layers and KV heads, so a model of 30 layers with 3 KV
+    heads holds 90 per token. Bytes are those of the blocks that hold them. `peak`: the most at any time; `held`:
+    when the request ended; `freed`: evicted, also while runs were read. The token generated last is never read
+    back and has no entries.
+    """
+
+    peak_entries: int = 0
+    peak_bytes: int = 0
+    held_entries: int = 0
+    held_bytes: int = 0
+    freed_entries: int = 0
+    freed_bytes: int = 0
+
+
+NOTHING_HELD = MemoryUse()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +117,8 @@ class Generation:
     `length` (`max_new_tokens`), `cancelled`, `deadline`. `prompt_tokens` counts what was asked, also where the
     request ended before all of it was read.
 
-    `kv_entries` is the memory held at the peak: key/value pairs of one head, summed over layers and KV heads,
-    so a model of 30 layers with 3 KV heads holds 90 per token. `kv_bytes` is the same in bytes. The token
-    generated last is never read back and has no entries.
+    `memory` is what was held; `run_hits` of the runs asked for were in memory already or being read, `run_misses`
+    were not.
 
     `continuation_nll`: for each continuation asked for, in order, the negative log-likelihood of each of its
     tokens (nats), given the prompt as it was held in memory and the tokens before it; `score_s` is what that took,
@@ -81,7 +133,8 @@ class Generation:
     queue_s: float
     prefill_s: float
     decode_s: float
-    kv_entries: int
-    kv_bytes: int
+    memory: MemoryUse
+    run_hits: int = 0
+    run_misses: int = 0
     continuation_nll: tuple[tuple[float, ...], ...] = ()
     score_s: float = 0.0

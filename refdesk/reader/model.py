@@ -46,6 +46,11 @@ class ReaderModel:
         return device
 
     @cached_property
+    def vocabulary(self) -> int:
+        """Token ids that the model has an embedding for."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @cached_property
     def end_ids(self) -> frozenset[int]:
         """The tokens that end an answer: the generation config's, and the tokenizer's (the end of a turn, which
         some chat models leave out of their generation config)."""
@@ -101,10 +106,17 @@ def load_model(
         model=model,
         tokenizer=tokenizer,
         name=name,
-        window=int(model.config.get_text_config().max_position_embeddings),
+        window=_window(model.config.get_text_config()),
         fingerprint=model_fingerprint(folder),
         dtype=chosen,
     )
+
+
+def _window(config: Any) -> int:
+    """Positions that the model was made for; a sliding window bounds what it sees of them, and nothing less is
+    served."""
+    sliding = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    return int(min(config.max_position_embeddings, sliding or config.max_position_embeddings))
 
 
 def _find(source: str | None, models_dir: Path, report: Callable[[str], None]) -> tuple[str, Path]:

@@ -1,18 +1,23 @@
 """Question and passages, made into what the model reads.
 
-Nothing is cut silently: a passage is read whole or not at all, and `Prompt.dropped` names those that are not. A
-passage carries its title but no rank, so its text is the same in every request that uses it.
+A prompt is made of segments: what stands before the passages, each passage, the question. Together they are read
+as one text; apart, every passage behind the first segment and blind to the others, which lets requests share it. A
+passage carries its title but no rank, so its segment is the same in every request that uses it. Nothing is cut
+silently: a passage is read whole or not at all, and `Prompt.dropped` names those that are not.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
-from refdesk.reader.errors import PromptTooLong
+from refdesk.reader.errors import InvalidOption, PromptTooLong
 from refdesk.reader.passage import Passage
 
 if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
     from refdesk.reader.model import ReaderModel
+
+Reading = Literal["together", "apart"]
+AskedReading = Literal["together", "apart", "auto"]
 
 _SYSTEM = (
     "You are a reference desk. Answer the question in one short sentence, using only the passages."
@@ -24,65 +29,90 @@ _MARK = "\u2063refdesk\u2063"  # stands for the content while the chat template 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`token_ids` is what the model reads, made of `used`; `dropped` did not fit, best first in both."""
+    """What the model reads: `system`, `passages` (one segment each, of those `used`), `question`, in token ids.
+    `dropped` did not fit, best first in both. `reading`: how the passages are to be read."""
 
-    token_ids: tuple[int, ...]
+    system: tuple[int, ...]
+    passages: tuple[tuple[int, ...], ...]
+    question: tuple[int, ...]
     used: tuple[Passage, ...]
     dropped: tuple[Passage, ...]
+    reading: Reading
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """All of it in one piece."""
+        return self.system + sum(self.passages, ()) + self.question
 
 
-def build_prompt(question: str, passages: Sequence[Passage], model: "ReaderModel", max_new_tokens: int) -> Prompt:
+def check_reading(reading: str) -> None:
+    """Raise `InvalidOption` for a reading that there is not."""
+    if reading not in get_args(AskedReading):
+        raise InvalidOption("reading", reading, f"one of {', '.join(get_args(AskedReading))}")
+
+
+def build_prompt(
+    question: str,
+    passages: Sequence[Passage],
+    model: "ReaderModel",
+    max_new_tokens: int,
+    reading: AskedReading = "auto",
+) -> Prompt:
     """The longest prompt that leaves room for `max_new_tokens` in the model's window.
 
-    `passages` come best first. The worst are dropped until the rest fits. Without any, the model is asked what it
-    knows by itself.
+    `passages` come best first. Read together, the worst are dropped until the rest fits; read apart, they stand at
+    the same positions, and only a passage is dropped that does not fit by itself. `auto` is together if all of
+    them fit so, else apart. Without any passages, the model is asked what it knows by itself.
 
     Raises:
         PromptTooLong: the question alone does not fit, or not even with the best passage only.
     """
-    room = model.window - max_new_tokens
-    alone = _encode(question, (), model)
-    if len(alone) > room:
-        raise PromptTooLong(len(alone), max_new_tokens, model.window, "the question")
+    check_reading(reading)
     ranked = tuple(passages)
-    fitting, too_many = 0, len(ranked) + 1  # how many certainly fit, how many certainly do not
-    ids = alone
-    while too_many - fitting > 1:
-        # All of them first, because they mostly fit; then halving, so a hundred passages take seven tries.
-        tried = len(ranked) if too_many > len(ranked) else (fitting + too_many) // 2
-        attempt = _encode(question, ranked[:tried], model)
-        if len(attempt) <= room:
-            fitting, ids = tried, attempt
-        else:
-            too_many = tried
-    if ranked and not fitting:
-        least = len(_encode(question, ranked[:1], model))
+    before, after = _frame(model, _SYSTEM if ranked else _SYSTEM_CLOSED_BOOK)
+    asked = _text(f"Question: {question.strip()}", model) + after
+    segments = [_text(f"Title: {passage.title}\n{passage.text.strip()}\n\n", model) for passage in ranked]
+    room = model.window - max_new_tokens - len(before) - len(asked)
+    if room < 0:
+        raise PromptTooLong(len(before) + len(asked), max_new_tokens, model.window, "the question")
+    if reading == "auto":
+        reading = "together" if sum(map(len, segments)) <= room else "apart"
+    if reading == "together":
+        fitting = [index for index in range(len(ranked)) if sum(map(len, segments[: index + 1])) <= room]
+    else:
+        fitting = [index for index, segment in enumerate(segments) if len(segment) <= room]
+    if ranked and 0 not in fitting:
+        least = len(before) + len(segments[0]) + len(asked)
         raise PromptTooLong(least, max_new_tokens, model.window, "the question with the best passage")
-    return Prompt(tuple(ids), ranked[:fitting], ranked[fitting:])
+    return Prompt(
+        system=before,
+        passages=tuple(segments[index] for index in fitting),
+        question=asked,
+        used=tuple(ranked[index] for index in fitting),
+        dropped=tuple(passage for index, passage in enumerate(ranked) if index not in fitting),
+        reading=reading,
+    )
 
 
-def _encode(question: str, passages: tuple[Passage, ...], model: "ReaderModel") -> list[int]:
-    """The conversation in the model's own chat format, ready for the answer's first token."""
-    stretches = [f"Title: {passage.title}\n{passage.text.strip()}" for passage in passages]
-    content = "\n\n".join([*stretches, f"Question: {question.strip()}"])
-    system = _SYSTEM if passages else _SYSTEM_CLOSED_BOOK
+def _frame(model: "ReaderModel", system: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What stands before and behind the content, in the model's own chat format, ready for the answer."""
     messages = [{"role": "system", "content": system}, {"role": "user", "content": _MARK}]
-    if model.tokenizer.chat_template is None:  # a base model: plain text, its own first token if it has one
+    plain = model.tokenizer.chat_template is None
+    if plain:  # a base model: plain text, its own first token if it has one
         before, after = f"{system}\n\n", "\nAnswer:"
     else:
         rendered: str = model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         before, after = rendered.split(_MARK)
-    plain = model.tokenizer.chat_template is None
-    if not any(token in content for token in model.control_tokens):
-        text_ids: list[int] = model.tokenizer.encode(before + content + after, add_special_tokens=plain)
-        return text_ids
-    # A text that spells out a control token would end its own message and speak as the system. Such a content is
-    # encoded apart, with the spelling read as plain characters.
-    return [
-        *model.tokenizer.encode(before, add_special_tokens=plain),
-        *model.literal_tokenizer.encode(content, add_special_tokens=False).ids,
-        *model.tokenizer.encode(after, add_special_tokens=False),
-    ]
+    return (
+        tuple(model.tokenizer.encode(before, add_special_tokens=plain)),
+        tuple(model.tokenizer.encode(after, add_special_tokens=False)),
+    )
+
+
+def _text(text: str, model: "ReaderModel") -> tuple[int, ...]:
+    """Somebody's text. One that spells out a control token would end its own message and speak as the system, so
+    the spelling is read as plain characters."""
+    return tuple(model.literal_tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def encode_answer(text: str, model: "ReaderModel") -> tuple[int, ...]:
@@ -90,4 +120,4 @@ def encode_answer(text: str, model: "ReaderModel") -> tuple[int, ...]:
     space = (
         " " if model.tokenizer.chat_template is None else ""
     )  # behind "Answer:", a template ends with a new line
-    return tuple(model.literal_tokenizer.encode(space + text.strip(), add_special_tokens=False).ids)
+    return _text(space + text.strip(), model)

@@ -5,11 +5,19 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
+from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions
 from refdesk.reader.citations import Citation, cite
 from refdesk.reader.errors import DeadlineExceeded, InvalidOption
-from refdesk.reader.generation import FinishReason, Generation, GenerationRequest, check_sampling
+from refdesk.reader.generation import (
+    NOTHING_HELD,
+    FinishReason,
+    Generation,
+    GenerationRequest,
+    MemoryUse,
+    check_sampling,
+)
 from refdesk.reader.passage import Passage
-from refdesk.reader.prompt import Prompt, build_prompt, encode_answer
+from refdesk.reader.prompt import AskedReading, Prompt, build_prompt, check_reading, encode_answer
 
 if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
     from refdesk.reader.engine import Engine
@@ -26,8 +34,10 @@ class AnswerOptions:
 
     `k`: passages to retrieve, 1 to 100; few by default, for a small model reads worse with every distractor.
     `stop`: by default where a small model goes on with a question or a heading of its own.
-    `deadline_s`: for the whole answer, from the call. `reference`: a right answer whose likelihood is asked for;
-    it changes nothing of the answer. The rest as in `GenerationRequest`.
+    `deadline_s`: for the whole answer, from the call. `reading`: the passages `together`, as one text, or `apart`,
+    each by itself and shared with other questions; `auto` is together if they fit the window so. `memory`: how
+    much the model holds of what it reads; everything by default. `reference`: a right answer whose likelihood is
+    asked for; it changes nothing of the answer. The rest as in `GenerationRequest`.
 
     Raises:
         InvalidOption: a value out of range.
@@ -41,6 +51,8 @@ class AnswerOptions:
     stop: tuple[str, ...] = ("\n\nQuestion:", "\n\n##")
     deadline_s: float | None = None
     documents: tuple[str, ...] | None = None
+    reading: AskedReading = "auto"
+    memory: MemoryOptions = KEEP_EVERYTHING
     reference: str | None = None
 
     def __post_init__(self) -> None:
@@ -52,14 +64,17 @@ class AnswerOptions:
             raise InvalidOption("documents", self.documents, "at least one document id, or nothing for all")
         if self.reference is not None and not self.reference.strip():
             raise InvalidOption("reference", self.reference, "at least one word, or nothing")
+        check_reading(self.reading)
         check_sampling(self.max_new_tokens, self.temperature, self.top_p, self.stop, self.deadline_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What an answer cost. `seconds` has retrieve, prompt, queue, prefill, decode, cite and total; steps that
-    were not taken are 0, and the reading of a `reference` is in none. `kv_entries` and `kv_bytes` as in
-    `Generation`."""
+    were not taken are 0, and the reading of a `reference` is in none. `reading`: how the passages were read.
+    `run_hits` of the texts that are shared (the instructions, and passages read apart) were in memory,
+    `run_misses` had to be read. `memory`: the policy, and entries and bytes held, freed and at the peak, as in
+    `generation.MemoryUse`."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -67,8 +82,11 @@ class Usage:
     passages_used: int
     passages_dropped: int
     seconds: Mapping[str, float]
-    kv_entries: int
-    kv_bytes: int
+    reading: Literal["together", "apart", "none"] = "none"
+    run_hits: int = 0
+    run_misses: int = 0
+    memory_policy: str = "none"
+    memory: MemoryUse = NOTHING_HELD
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +156,7 @@ class QA:
         Raises:
             InvalidOption: a question without a word.
             PromptTooLong: question and best passage do not fit the window; nothing has been generated.
+            MemoryTooSmall: they can never fit the memory that the engine may use.
             DeadlineExceeded: the time was over before the first word. Later it ends the answer, whose
                 `finish_reason` is then `deadline`.
             EngineClosed: the engine is closed.
@@ -153,12 +172,12 @@ class QA:
         if not passages and not self._closed_book:
             yield Retrieved(passages)
             yield Token(NOTHING_FOUND)
-            usage = Usage(0, 0, 0, 0, 0, clock.seconds(), 0, 0)
+            usage = Usage(0, 0, 0, 0, 0, clock.seconds())
             yield Done(Answer(NOTHING_FOUND, (), usage, "no_passages", ()))
             return
         reference = () if options.reference is None else encode_answer(options.reference, self._model)
         room = max(options.max_new_tokens, len(reference))
-        prompt = build_prompt(question, passages, self._model, room)
+        prompt = build_prompt(question, passages, self._model, room, options.reading)
         clock.lap("prompt")
         yield Retrieved(passages)  # behind the prompt: a question that cannot be served fails before any event
         stream = self._engine.submit(_request(prompt, options, reference, clock))
@@ -179,7 +198,7 @@ class QA:
             Answer(
                 text=text,
                 citations=tuple(citations),
-                usage=_usage(passages, prompt, generation, clock),
+                usage=_usage(passages, prompt, options, generation, clock),
                 finish_reason=generation.finish_reason,
                 passages=prompt.used,
                 reference_nll=_mean(generation.continuation_nll[0]) if generation.continuation_nll else None,
@@ -221,8 +240,14 @@ def _request(
         if clock.elapsed() >= deadline_s:
             raise DeadlineExceeded(deadline_s)
         deadline_s -= clock.elapsed()
+    apart = prompt.reading == "apart"
+    # The instructions are a run too, unless a policy is to weigh them against the rest of one text.
+    shared = apart or options.memory.policy is None
     return GenerationRequest(
-        token_ids=prompt.token_ids,
+        prefix=prompt.system if shared else (),
+        passages=prompt.passages if apart else (),
+        token_ids=prompt.question if apart else prompt.token_ids[len(prompt.system) if shared else 0 :],
+        memory=options.memory,
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
         top_p=options.top_p,
@@ -237,7 +262,9 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _usage(passages: tuple[Passage, ...], prompt: Prompt, generation: Generation, clock: _Clock) -> Usage:
+def _usage(
+    passages: tuple[Passage, ...], prompt: Prompt, options: AnswerOptions, generation: Generation, clock: _Clock
+) -> Usage:
     return Usage(
         prompt_tokens=generation.prompt_tokens,
         completion_tokens=generation.completion_tokens,
@@ -245,6 +272,9 @@ def _usage(passages: tuple[Passage, ...], prompt: Prompt, generation: Generation
         passages_used=len(prompt.used),
         passages_dropped=len(prompt.dropped),
         seconds=clock.seconds(queue=generation.queue_s, prefill=generation.prefill_s, decode=generation.decode_s),
-        kv_entries=generation.kv_entries,
-        kv_bytes=generation.kv_bytes,
+        reading=prompt.reading if prompt.used else "none",
+        run_hits=generation.run_hits,
+        run_misses=generation.run_misses,
+        memory_policy=options.memory.policy.name if options.memory.policy else "none",
+        memory=generation.memory,
     )

@@ -52,8 +52,8 @@ def test_an_answer_is_cited_to_the_character_and_tells_its_cost(client: httpx.Cl
     assert "1879" in answer["citations"][0]["quote"]
     usage = answer["usage"]
     assert usage["passages_used"] == usage["passages_retrieved"] == 2
-    assert usage["kv_entries"] >= 90 * usage["prompt_tokens"]
-    assert usage["kv_bytes"] >= usage["kv_entries"] * 2 * 64 * 2
+    assert usage["memory"]["peak_entries"] >= 90 * usage["prompt_tokens"]
+    assert usage["memory"]["peak_bytes"] >= usage["memory"]["peak_entries"] * 2 * 64 * 2
     assert usage["seconds"]["total"] >= usage["seconds"]["prefill"] > 0
 
 

@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
+from refdesk.memory.options import MemoryOptions
+from refdesk.memory.policies.streaming import Streaming
 from refdesk.reader.engine import Engine
 from refdesk.reader.errors import EngineClosed, InvalidOption, PromptTooLong
 from refdesk.reader.generation import GenerationRequest
@@ -42,11 +45,15 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 def test_greedy_equals_generate_for_every_chunk_size(kind: str, chunk_tokens: int, tiny: Tiny) -> None:
     model = tiny(kind)
+    prompts = [encode(model, text) for text in (PROMPT, "x", "The reference desk answers questions", PROMPT * 6)]
+    expected = [generated(model, ids, 40) for ids in prompts]
+    requests = [GenerationRequest(ids, max_new_tokens=40) for ids in prompts]
     with Engine(model, chunk_tokens=chunk_tokens) as engine:
-        for text in (PROMPT, "x", "The reference desk answers questions"):
-            ids = encode(model, text)
-            generation = engine.submit(GenerationRequest(ids, max_new_tokens=40)).result()
-            assert generation.token_ids == generated(model, ids, 40)
+        alone = [engine.submit(request).result().token_ids for request in requests]
+        streams = [engine.submit(request) for request in requests * 3]
+        together = [stream.result().token_ids for stream in streams]
+    assert alone == expected
+    assert together == expected * 3
 
 
 def test_the_pieces_joined_are_the_text_and_hold_no_half_character(tiny: Tiny) -> None:
@@ -118,9 +125,12 @@ def test_the_cost_counts_every_layer_and_head(tiny: Tiny) -> None:
     assert generation.prompt_tokens == len(encode(model))
     assert generation.completion_tokens == len(generation.token_ids)
     held = generation.prompt_tokens + generation.completion_tokens - 1
-    assert generation.kv_entries == held * 3 * 2
-    assert generation.kv_bytes == generation.kv_entries * 2 * 16 * 4
+    assert generation.memory.peak_entries == held * 3 * 2
+    assert generation.memory.peak_bytes == -(-held // 16) * 6 * (16 * (2 * 16 * 4 + 8))
     assert min(generation.prefill_s, generation.decode_s) > 0
+
+
+ROOM_FOR_ONE = 8 * 2**20  # a long request holds up to 6.6 MB
 
 
 def long_request(model: ReaderModel, **options: Any) -> GenerationRequest:
@@ -154,12 +164,11 @@ def test_cancelling_ends_a_running_generation_and_the_next_one_starts(endless: R
 
 
 def test_cancelling_a_queued_request_ends_it_at_once(endless: ReaderModel) -> None:
-    with Engine(endless) as engine:
+    with Engine(endless, memory_bytes=ROOM_FOR_ONE) as engine:
         running = engine.submit(long_request(endless))
         queued = engine.submit(long_request(endless))
         queued.cancel()
-        assert queued.done
-        assert queued.result().finish_reason == "cancelled"
+        assert queued.result(timeout_s=5).finish_reason == "cancelled"
         assert list(queued) == []
         assert not running.done
         running.cancel()
@@ -172,30 +181,40 @@ def test_cancelling_is_noticed_between_two_chunks(endless: ReaderModel) -> None:
         stream.cancel()
         generation = stream.result(timeout_s=5)
     assert generation.finish_reason == "cancelled"
-    assert generation.kv_entries < len(encode(endless)) * 150 * 6
+    assert generation.memory.peak_entries < len(encode(endless)) * 150 * 6
 
 
 def test_a_deadline_ends_a_running_and_a_waiting_request(endless: ReaderModel) -> None:
-    with Engine(endless) as engine:
+    with Engine(endless, memory_bytes=ROOM_FOR_ONE) as engine:
         running = engine.submit(long_request(endless, deadline_s=0.6))
         waiting = engine.submit(long_request(endless, deadline_s=0.2))
         late = waiting.result(timeout_s=5)
         assert not running.done
-        assert (late.finish_reason, late.text, late.kv_entries) == ("deadline", "", 0)
+        assert (late.finish_reason, late.text, late.memory.peak_entries) == ("deadline", "", 0)
         assert late.queue_s == pytest.approx(0.2, abs=0.3)
         generation = running.result(timeout_s=5)
         assert generation.finish_reason == "deadline"
         assert generation.text
 
 
+@dataclass(frozen=True)
+class Broken(Streaming):
+    """A policy that somebody wrote badly."""
+
+    def score(self, positions: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
+        raise ZeroDivisionError
+
+
 def test_an_error_reaches_the_reader_and_the_engine_serves_on(tiny: Tiny) -> None:
     model = tiny()
     with Engine(model) as engine:
-        broken = engine.submit(GenerationRequest((10**6,), 5))  # no such token: the embedding refuses it
-        with pytest.raises(IndexError):
+        request = GenerationRequest(encode(model), 5, memory=MemoryOptions(Broken(), budget=16))
+        broken = engine.submit(request)
+        with pytest.raises(ZeroDivisionError):
             list(broken)
-        with pytest.raises(IndexError):
+        with pytest.raises(ZeroDivisionError):
             broken.result()
+        assert engine.memory_used == 0
         assert engine.submit(GenerationRequest(encode(model), 3)).result().completion_tokens == 3
 
 
@@ -254,7 +273,7 @@ def test_a_continuation_is_as_likely_as_one_plain_forward_says(kind: str, chunk_
         generation = engine.submit(GenerationRequest(ids, 8, continuations=continuations)).result()
     assert len(generation.continuation_nll) == 2
     for continuation, found in zip(continuations, generation.continuation_nll, strict=True):
-        logits = model.model(torch.tensor([ids + continuation])).logits[0, len(ids) - 1 : -1]
+        logits = model.model(input_ids=torch.tensor([ids + continuation])).logits[0, len(ids) - 1 : -1]
         plain = -logits.log_softmax(-1).gather(1, torch.tensor(continuation)[:, None])[:, 0]
         assert found == pytest.approx(plain.tolist(), abs=1e-4)
 
@@ -267,13 +286,21 @@ def test_asking_for_a_likelihood_changes_nothing_of_the_answer(tiny: Tiny) -> No
             GenerationRequest(encode(model), 30, continuations=(encode(model, "the hall"),))
         ).result()
     assert asked.token_ids == plain.token_ids
-    assert (asked.kv_entries, asked.kv_bytes) == (plain.kv_entries, plain.kv_bytes)
+    assert asked.memory == plain.memory
 
 
 def test_a_continuation_that_does_not_fit_the_window_is_refused(tiny: Tiny) -> None:
     model = tiny()
     with Engine(model) as engine, pytest.raises(PromptTooLong):
         engine.submit(GenerationRequest(encode(model), 1, continuations=((5,) * model.window,)))
+
+
+def test_a_token_that_the_model_does_not_know_is_refused(tiny: Tiny) -> None:
+    model = tiny()
+    with Engine(model) as engine:
+        for request in (GenerationRequest((5, 10**6)), GenerationRequest((5,), prefix=(-1,))):
+            with pytest.raises(InvalidOption, match=f"0 to {model.vocabulary - 1}"):
+                engine.submit(request)
 
 
 def test_an_empty_continuation_is_refused(tiny: Tiny) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from refdesk.reader.errors import PromptTooLong
+from refdesk.reader.errors import InvalidOption, PromptTooLong
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
 from refdesk.reader.prompt import build_prompt
@@ -37,7 +37,7 @@ def test_it_is_the_chat_template_with_titles_texts_and_the_question(tiny: Tiny) 
 @pytest.mark.parametrize("window", [450, 520, 600, 680])
 def test_the_lowest_ranked_are_dropped_whole_and_named(window: int, tiny: Tiny) -> None:
     model = tiny("llama", window)
-    prompt = build_prompt("where is it?", PASSAGES, model, 100)
+    prompt = build_prompt("where is it?", PASSAGES, model, 100, "together")
     assert prompt.used + prompt.dropped == tuple(PASSAGES)
     assert prompt.used
     assert prompt.dropped
@@ -45,9 +45,31 @@ def test_the_lowest_ranked_are_dropped_whole_and_named(window: int, tiny: Tiny) 
     assert [p.text.strip() in text for p in PASSAGES] == [True] * len(prompt.used) + [False] * len(prompt.dropped)
     assert len(prompt.token_ids) + 100 <= window
     one_more = build_prompt(
-        "where is it?", PASSAGES[: len(prompt.used) + 1], tiny("llama", 8192), 100
+        "where is it?", PASSAGES[: len(prompt.used) + 1], tiny("llama", 8192), 100, "together"
     )  # no fewer were kept than fit
     assert len(one_more.token_ids) + 100 > window
+
+
+def test_auto_reads_apart_what_does_not_fit_together_and_drops_nothing(tiny: Tiny) -> None:
+    long = passage(6, "A hall " * 200)
+    for window, reading in ((8192, "together"), (450, "apart")):
+        prompt = build_prompt("where is it?", PASSAGES, tiny("llama", window), 100)
+        assert (prompt.reading, prompt.used, prompt.dropped) == (reading, tuple(PASSAGES), ())
+    apart = build_prompt("where is it?", [PASSAGES[0], long, PASSAGES[1]], tiny("llama", 450), 100)
+    assert (apart.used, apart.dropped) == ((PASSAGES[0], PASSAGES[1]), (long,))
+
+
+def test_both_readings_are_of_the_same_tokens_and_a_passage_is_the_same_at_every_rank(tiny: Tiny) -> None:
+    model = tiny("llama", 8192)
+    together = build_prompt("where?", PASSAGES, model, 50, "together")
+    apart = build_prompt("where?", PASSAGES[::-1], model, 50, "apart")
+    assert together.passages == apart.passages[::-1]
+    assert (together.system, together.question) == (apart.system, apart.question)
+
+
+def test_an_unknown_reading_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(InvalidOption, match="'sideways'; expected one of together, apart, auto"):
+        build_prompt("where?", PASSAGES, tiny(), 50, "sideways")  # type: ignore[arg-type]
 
 
 def test_a_question_longer_than_the_window_is_refused_with_the_numbers(tiny: Tiny) -> None:

@@ -71,7 +71,7 @@ def test_the_answer_says_what_it_cost(qa: QA) -> None:
     assert (usage.passages_retrieved, usage.passages_used, usage.passages_dropped) == (3, 3, 0)
     assert usage.prompt_tokens > 100
     assert 0 < usage.completion_tokens <= 20
-    assert usage.kv_entries == (usage.prompt_tokens + usage.completion_tokens - 1) * 3 * 2
+    assert usage.memory.peak_entries == (usage.prompt_tokens + usage.completion_tokens - 1) * 3 * 2
     assert set(usage.seconds) == {"retrieve", "prompt", "queue", "prefill", "decode", "cite", "total"}
     steps = sum(seconds for step, seconds in usage.seconds.items() if step != "total")
     assert 0.5 * usage.seconds["total"] < steps <= usage.seconds["total"] <= elapsed
@@ -92,7 +92,7 @@ def test_options_reach_the_retrieval_and_the_engine(model: ReaderModel, engine: 
 def test_passages_that_do_not_fit_are_counted(tiny: Callable[..., ReaderModel]) -> None:
     model = tiny("llama", 512)
     with Engine(model) as engine:
-        answer = QA(Shelf(), model, engine).answer("where?", AnswerOptions(max_new_tokens=250))
+        answer = QA(Shelf(), model, engine).answer("where?", AnswerOptions(max_new_tokens=250, reading="together"))
     assert answer.usage.passages_dropped > 0
     assert answer.usage.passages_used == len(answer.passages) == 3 - answer.usage.passages_dropped
 
@@ -103,7 +103,7 @@ def test_without_passages_no_model_time_is_spent(model: ReaderModel, engine: Eng
     answer = qa.answer("where is it?")
     assert [type(event) for event in events] == [Retrieved, Token, Done]
     assert (answer.text, answer.finish_reason, answer.citations) == (NOTHING_FOUND, "no_passages", ())
-    assert answer.usage.prompt_tokens == answer.usage.kv_bytes == 0
+    assert answer.usage.prompt_tokens == answer.usage.memory.peak_bytes == 0
 
 
 def test_closing_the_stream_cancels_the_generation(qa: QA, engine: Engine) -> None:

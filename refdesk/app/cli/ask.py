@@ -1,12 +1,15 @@
 """`refdesk ask`: one question, answered on the terminal."""
 
-from typing import Any
+from typing import Any, get_args
 
 import click
 
+from refdesk.app.cli.memory import memory_option
 from refdesk.app.cli.output import as_json, in_collection, notes, open_desk, print_json
 from refdesk.app.rest.messages import AnswerMessage, answer_message
 from refdesk.app.settings import Settings
+from refdesk.memory.options import memory_options
+from refdesk.reader.prompt import AskedReading
 from refdesk.reader.qa import AnswerOptions, Done, Token
 
 _DEFAULT = AnswerOptions()
@@ -20,6 +23,8 @@ _DEFAULT = AnswerOptions()
 @click.option("--max-new-tokens", type=int, default=_DEFAULT.max_new_tokens, show_default=True)
 @click.option("--temperature", type=float, default=_DEFAULT.temperature, show_default=True)
 @click.option("--seed", type=int, help="Makes sampling repeatable.")
+@click.option("--reading", type=click.Choice(get_args(AskedReading)), default=_DEFAULT.reading, show_default=True)
+@memory_option
 @as_json
 @click.pass_obj
 def ask(
@@ -29,11 +34,12 @@ def ask(
     collection: str,
     documents: tuple[str, ...],
     as_json: bool,
+    memory: dict[str, Any] | None,
     **options: Any,
 ) -> None:
     """Answer each QUESTION from the documents of a collection, with citations and what it cost."""
     with open_desk(settings) as desk:
-        answer_options = AnswerOptions(documents=documents or None, **options)
+        answer_options = AnswerOptions(documents=documents or None, memory=memory_options(memory), **options)
         qa = desk.qa(collection)
         for question in questions:
             if len(questions) > 1 and not as_json:
@@ -54,11 +60,12 @@ def _print_sources(answer: AnswerMessage) -> None:
         click.echo(
             f"  [{number}] {citation.document}{page}, characters {citation.start}-{citation.end}: “{quote}”"
         )
-    usage = answer.usage
+    usage, held = answer.usage, answer.usage.memory
     notes.print(
         f"  {usage.prompt_tokens} + {usage.completion_tokens} tokens, {usage.passages_used} of"
-        f" {usage.passages_retrieved} passages, {usage.kv_entries:,} KV entries"
-        f" ({usage.kv_bytes / 2**20:.1f} MiB), {usage.seconds['total']:.2f} s"
+        f" {usage.passages_retrieved} passages read {usage.reading}, {held.peak_entries:,} KV entries"
+        f" ({held.peak_bytes / 2**20:.1f} MiB), {usage.seconds['total']:.2f} s"
+        + (f", {held.freed_bytes / 2**20:.1f} MiB freed by {usage.memory_policy}" if held.freed_bytes else "")
         + (f", {usage.passages_dropped} passages dropped to fit the window" if usage.passages_dropped else ""),
         style="dim",
     )

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from refdesk.app.build import Desk
+from refdesk.app.cli.memory import memory_option
 from refdesk.app.cli.output import as_json, list_unless_told, notes, open_desk, print_json
 from refdesk.app.evaluation import cancel_run
 from refdesk.app.rest.evaluation_messages import evaluation_message, run_message, score_message
@@ -24,6 +25,7 @@ from refdesk.eval.run import Run, Score
 from refdesk.eval.runs import add_dataset, delete_run, get_run, list_runs, list_scores
 from refdesk.eval.table import markdown_table, terminal_tables
 from refdesk.eval.tasks import TASKS
+from refdesk.reader.prompt import AskedReading
 from refdesk.retriever.store import Search
 
 _DEFAULT = RunSettings(task="")
@@ -49,6 +51,8 @@ def evaluation(context: click.Context, /, limit: int, as_json: bool) -> None:
 @click.option("--search", type=click.Choice(get_args(Search)), default=_DEFAULT.search, show_default=True)
 @click.option("--budget", type=int, default=_DEFAULT.budget, show_default=True, help="Tokens, where text is cut.")
 @click.option("--max-new-tokens", type=int, help="The longest answer; the task's own if left out.")
+@click.option("--reading", type=click.Choice(get_args(AskedReading)), default=_DEFAULT.reading, show_default=True)
+@memory_option
 @click.option("--metric", "metrics", multiple=True, help="In place of the task's own; may be repeated.")
 @click.option("--collection", "-c", help="Where a data set without documents of its own is asked.")
 @click.option("--shared-data", metavar="PATH|hub:ID", help="Benchmark data, in place of REFDESK_SHARED_DATA.")

@@ -18,6 +18,7 @@ from refdesk.app.keys import InvalidKey
 from refdesk.app.settings import InvalidSetting, Settings
 from refdesk.database import DatabaseUnavailable
 from refdesk.eval.errors import EvaluationError
+from refdesk.memory.errors import InvalidMemory
 from refdesk.reader.errors import ReaderError
 from refdesk.retriever.embedder import EmbedderNotFound
 from refdesk.retriever.errors import RetrieverError
@@ -31,6 +32,7 @@ _TOLD = (
     EmbedderNotFound,
     EvaluationError,
     InvalidKey,
+    InvalidMemory,
     InvalidSetting,
     ReaderError,
     RetrieverError,

@@ -11,6 +11,7 @@ from refdesk.eval.pipelines import PIPELINES
 from refdesk.eval.plan import RunSettings
 from refdesk.eval.run import Run, Score
 from refdesk.eval.runs import DatasetEntry
+from refdesk.reader.prompt import AskedReading
 from refdesk.retriever.store import Search
 
 _DEFAULT = RunSettings(task="")
@@ -30,6 +31,8 @@ class EvaluationRequest(msgspec.Struct, forbid_unknown_fields=True):
     budget: int = _DEFAULT.budget
     max_new_tokens: int | None = None
     collection: str | None = None
+    reading: AskedReading = _DEFAULT.reading
+    memory: dict[str, Any] | None = None
     metrics: list[str] | None = None
 
     def __post_init__(self) -> None:
@@ -49,6 +52,8 @@ class EvaluationRequest(msgspec.Struct, forbid_unknown_fields=True):
             budget=self.budget,
             max_new_tokens=self.max_new_tokens,
             collection=self.collection,
+            reading=self.reading,
+            memory=self.memory,
             metrics=None if self.metrics is None else tuple(self.metrics),
         )
 

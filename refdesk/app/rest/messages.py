@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from refdesk.app.jobs import Job
+from refdesk.memory.options import memory_options
 from refdesk.reader.passage import Passage
 from refdesk.reader.qa import Answer, AnswerOptions
 from refdesk.retriever.collections import Collection
@@ -27,10 +28,12 @@ class AnswerRequest(msgspec.Struct, forbid_unknown_fields=True):
     seed: int | None = None
     stop: list[str] = msgspec.field(default_factory=lambda: list(_DEFAULT.stop))
     deadline_s: float | None = None
+    reading: str = _DEFAULT.reading
+    memory: dict[str, Any] | None = None
     stream: bool = False
 
     def options(self) -> AnswerOptions:
-        """Raises InvalidOption, naming the value and what was expected."""
+        """Raises InvalidOption or InvalidMemory, naming the value and what was expected."""
         return AnswerOptions(
             k=self.k,
             documents=None if self.documents is None else tuple(self.documents),
@@ -40,6 +43,8 @@ class AnswerRequest(msgspec.Struct, forbid_unknown_fields=True):
             seed=self.seed,
             stop=tuple(self.stop),
             deadline_s=self.deadline_s,
+            reading=self.reading,  # type: ignore[arg-type]  # it is checked there
+            memory=memory_options(self.memory),
         )
 
 
@@ -73,8 +78,21 @@ class PassageMessage(msgspec.Struct):
     score: float
 
 
+class MemoryMessage(msgspec.Struct):
+    """KV memory: entries over layers and heads, and the bytes of the blocks that hold them; at the peak, when the
+    answer was done, and evicted on the way."""
+
+    peak_entries: int
+    peak_bytes: int
+    held_entries: int
+    held_bytes: int
+    freed_entries: int
+    freed_bytes: int
+
+
 class UsageMessage(msgspec.Struct):
-    """What an answer cost; seconds by stage, KV entries over layers and heads at their peak."""
+    """What an answer cost; seconds by stage. Runs are texts that requests share: instructions, and passages read
+    apart; a hit was in memory already."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -82,8 +100,11 @@ class UsageMessage(msgspec.Struct):
     passages_used: int
     passages_dropped: int
     seconds: dict[str, float]
-    kv_entries: int
-    kv_bytes: int
+    reading: str
+    run_hits: int
+    run_misses: int
+    memory_policy: str
+    memory: MemoryMessage
 
 
 class AnswerMessage(msgspec.Struct):

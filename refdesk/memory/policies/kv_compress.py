@@ -2,12 +2,13 @@
 whole blocks at a time."""
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
+from typing import TYPE_CHECKING, ClassVar
 
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.policy import EvictionPolicy, check_window
+
+if TYPE_CHECKING:  # requests name policies, and torch takes seconds to import
+    import torch
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class KVCompress(EvictionPolicy):
         """Continual compression, section 4.3."""
         return self.continual
 
-    def score(self, positions: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
+    def score(self, positions: "torch.Tensor", attention: "torch.Tensor | None") -> "torch.Tensor":
         """Equations 7 and 8, in float32: squares of small probabilities underflow in half precision."""
         assert attention is not None
         per_head = attention.pow(self.power).sum(1)
@@ -61,5 +62,7 @@ class KVCompress(EvictionPolicy):
             return self._pooled(per_head).sum(0)
         return self._pooled(per_head.sum(0)[None])[0]
 
-    def _pooled(self, scores: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.max_pool1d(scores, self.pooling, 1, self.pooling // 2)
+    def _pooled(self, scores: "torch.Tensor") -> "torch.Tensor":
+        from torch.nn.functional import max_pool1d
+
+        return max_pool1d(scores, self.pooling, 1, self.pooling // 2)

@@ -1,11 +1,12 @@
 """Eviction by lot: what every other policy must beat."""
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
+from typing import TYPE_CHECKING, ClassVar
 
 from refdesk.memory.policy import EvictionPolicy
+
+if TYPE_CHECKING:  # requests name policies, and torch takes seconds to import
+    import torch
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Random(EvictionPolicy):
         """Drawn once."""
         return False
 
-    def score(self, positions: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
+    def score(self, positions: "torch.Tensor", attention: "torch.Tensor | None") -> "torch.Tensor":
         """Drawn anew at every eviction, the same for the same seed."""
+        import torch
+
         drawn = torch.rand(positions.shape, generator=torch.Generator().manual_seed(self.seed))
         return drawn.to(positions.device)

@@ -1,11 +1,12 @@
 """SnapKV (arXiv 2404.14469): what the last queries of the prompt look at, the same number in every head."""
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
+from typing import TYPE_CHECKING, ClassVar
 
 from refdesk.memory.policy import EvictionPolicy, check_window
+
+if TYPE_CHECKING:  # requests name policies, and torch takes seconds to import
+    import torch
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,10 @@ class SnapKV(EvictionPolicy):
         """The paper compresses the prompt only."""
         return False
 
-    def score(self, positions: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
+    def score(self, positions: "torch.Tensor", attention: "torch.Tensor | None") -> "torch.Tensor":
         """Listing 1 of the paper, for one KV head."""
+        from torch.nn.functional import avg_pool1d
+
         assert attention is not None
         seen = attention.mean((0, 1))[None]
-        return torch.nn.functional.avg_pool1d(seen, self.pooling, 1, self.pooling // 2)[0]
+        return avg_pool1d(seen, self.pooling, 1, self.pooling // 2)[0]

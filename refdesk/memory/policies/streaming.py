@@ -1,11 +1,12 @@
 """StreamingLLM (arXiv 2309.17453): the first few tokens and the latest ones. The example to copy."""
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
+from typing import TYPE_CHECKING, ClassVar
 
 from refdesk.memory.policy import EvictionPolicy
+
+if TYPE_CHECKING:  # requests name policies, and torch takes seconds to import
+    import torch
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,6 @@ class Streaming(EvictionPolicy):
         """The tokens where attention rests."""
         return self.first
 
-    def score(self, positions: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
+    def score(self, positions: "torch.Tensor", attention: "torch.Tensor | None") -> "torch.Tensor":
         """The later, the better."""
         return positions.float()

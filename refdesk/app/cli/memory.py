@@ -1,0 +1,37 @@
+"""The memory options of a question, as words of a command."""
+
+from typing import Any
+
+import click
+
+_SHAPE = "NAME=VALUE, such as policy=kv_compress or rate=8"
+
+
+def _parsed(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Any] | None:
+    options: dict[str, Any] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or not name or not value:
+            raise click.BadParameter(f"{one!r}; expected {_SHAPE}", context, parameter)
+        options[name] = _value(value)
+    return options or None
+
+
+def _value(word: str) -> str | int | float | bool:
+    if word in ("true", "false"):
+        return word == "true"
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            continue
+    return word
+
+
+memory_option = click.option(
+    "--memory",
+    multiple=True,
+    callback=_parsed,
+    metavar="NAME=VALUE",
+    help=f"How much the model holds of what it reads: {_SHAPE}; may be repeated. Everything by default.",
+)

@@ -1,0 +1,58 @@
+"""The model's forward over a batch of sequences whose entries lie in the pool."""
+
+from typing import Any
+
+import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from refdesk.memory.attention import PagedAttention, Part, ReferenceAttention
+from refdesk.memory.fast_attention import FastAttention
+from refdesk.memory.pool import BlockPool, CacheShape
+from refdesk.reader.model import ReaderModel
+
+
+def cache_shape(model: ReaderModel) -> CacheShape:
+    """What the model keeps of each token."""
+    config = model.model.config.get_text_config()
+    heads = config.num_attention_heads
+    return CacheShape(
+        layers=config.num_hidden_layers,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        dtype=model.dtype,
+        device=model.device,
+    )
+
+
+class Forward:
+    """Runs batches through the model, whose own code is untouched: its attention function is replaced by one over
+    the pool, until `close()`."""
+
+    def __init__(self, model: ReaderModel, pool: BlockPool) -> None:
+        self._model = model.model
+        self._device = model.device
+        fast = model.device.type == "cpu" and model.dtype in (torch.bfloat16, torch.float32)
+        self.attention: PagedAttention = FastAttention(pool) if fast else ReferenceAttention(pool)
+        self._name = f"refdesk_{id(self):x}"
+        self._before = model.model.config._attn_implementation
+        ALL_ATTENTION_FUNCTIONS[self._name] = self.attention
+        self._model.set_attn_implementation(self._name)
+
+    @torch.inference_mode()
+    def __call__(self, parts: tuple[Part, ...], token_ids: list[int], keep: list[int]) -> torch.Tensor:
+        """The logits `[len(keep), vocabulary]` behind the rows `keep` of these tokens, the parts' end to end."""
+        positions = [position for part in parts for position in part.positions()]
+        with self.attention.batch(parts):
+            output: Any = self._model(
+                input_ids=torch.tensor([token_ids], device=self._device),
+                position_ids=torch.tensor([positions], device=self._device),
+                use_cache=False,
+                logits_to_keep=torch.tensor(keep or [0], device=self._device),
+            )
+        logits: torch.Tensor = output.logits[0]
+        return logits[: len(keep)]
+
+    def close(self) -> None:
+        """Give the model its own attention back."""
+        self._model.set_attn_implementation(self._before)
+        del ALL_ATTENTION_FUNCTIONS[self._name]

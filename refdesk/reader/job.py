@@ -1,0 +1,203 @@
+"""A request on its way: what it has generated, and how it becomes text."""
+
+from time import perf_counter
+
+import torch
+
+from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions
+from refdesk.memory.runs import Run, RunKey
+from refdesk.memory.sequence import Sequence
+from refdesk.reader.detokenize import Detokenizer, StopFilter
+from refdesk.reader.generation import NOTHING_HELD, FinishReason, Generation, GenerationRequest, MemoryUse
+from refdesk.reader.model import ReaderModel
+from refdesk.reader.reading import Reading
+from refdesk.reader.sampling import Sampler
+from refdesk.reader.stream import Stream
+
+
+class Job:
+    """Reads its prompt behind its runs, scores the continuations asked for, then generates token by token.
+
+    Touched by the engine's thread only, but for `cancelled`. `readings` are what it wants read next. `promised`:
+    the most blocks of its own that it will hold from now on.
+    """
+
+    def __init__(self, request: GenerationRequest, model: ReaderModel, stream: Stream) -> None:
+        self.request = request
+        self.stream = stream
+        self.cancelled = False
+        self.submitted = perf_counter()
+        self.admitted: float | None = None
+        self.promised = 0
+        self.keys = run_keys(request)
+        self.runs: list[Run] = []
+        self.run_hits = 0
+        self.run_misses = 0
+        self.readings: list[Reading] = []
+        self._sequence: Sequence | None = None
+        self._forks: list[Sequence] = []
+        self._read: float | None = None  # when the prompt was
+        self._decode_started: float | None = None
+        self._last_logits = torch.empty(0)
+        self._end_ids = model.end_ids
+        self._generated: list[int] = []
+        self._text: list[str] = []
+        self._nll: dict[int, tuple[float, ...]] = {}
+        self._peak_entries = self._peak_blocks = 0
+        self._sampler = Sampler(request.temperature, request.top_p, request.seed)
+        self._detokenizer = Detokenizer(model.tokenizer)
+        self._stop = StopFilter(request.stop)
+
+    def late(self, now: float) -> bool:
+        """Whether the deadline has passed."""
+        return self.request.deadline_s is not None and now - self.submitted > self.request.deadline_s
+
+    @property
+    def own_memory(self) -> MemoryOptions:
+        """How what is read behind the runs is held: a prompt of passages is thinned passage by passage."""
+        return KEEP_EVERYTHING if self.request.passages else self.request.memory
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """What owns blocks for it."""
+        return self._forks + ([] if self._sequence is None else [self._sequence])
+
+    def begin(self, sequence: Sequence) -> None:
+        """Read the prompt into `sequence`, whose runs are in place."""
+        self._sequence = sequence
+        tokens = self.request.token_ids
+        self.readings = [Reading(sequence, tokens, self._prompt_read, memory=self.own_memory, total=len(tokens))]
+
+    def measure(self) -> None:
+        """Take note of what is held now."""
+        if self._sequence is not None:
+            self._peak_entries = max(self._peak_entries, int(self._sequence.entries.sum()))
+            self._peak_blocks = max(self._peak_blocks, int(self._sequence.blocks.sum()))
+
+    def _prompt_read(self, logits: torch.Tensor) -> None:
+        self._read = perf_counter()
+        self._last_logits = logits
+        self.readings = []
+        for index, continuation in enumerate(self.request.continuations):
+            self._score(index, continuation)
+        if not self.readings:
+            self._decode(logits)
+
+    def _score(self, index: int, continuation: tuple[int, ...]) -> None:
+        """Read a continuation behind the prompt, in a sequence of its own that shares what the prompt left."""
+
+        def scored(behind: torch.Tensor) -> None:
+            rows = torch.cat([self._last_logits, behind]).float()
+            target = torch.tensor(continuation, device=rows.device)
+            nll = torch.nn.functional.cross_entropy(rows, target, reduction="none")
+            self._nll[index] = tuple(nll.tolist())
+            if len(self._nll) == len(self.request.continuations):
+                self._let_forks_go()
+                self._decode(self._last_logits)
+
+        if len(continuation) == 1:
+            scored(self._last_logits[:0])
+            return
+        assert self._sequence is not None
+        fork = Sequence(self._sequence.pool, [self._sequence], self._sequence.position)
+        self._forks.append(fork)
+        self.readings.append(Reading(fork, continuation[:-1], scored, keep_all=True))
+
+    def _decode(self, logits: torch.Tensor) -> None:
+        """Choose the next token and hand out the text it completes; have it read unless the text has ended."""
+        if self._decode_started is None:
+            self._decode_started = perf_counter()
+        self.readings = []
+        token_id = self._sampler.pick(logits[0])
+        self._generated.append(token_id)
+        ended: FinishReason | None = None
+        if token_id in self._end_ids:
+            ended = "stop"
+        else:
+            piece, stopped = self._stop.push(self._detokenizer.push(token_id))
+            self._put(piece)
+            if stopped:
+                ended = "stop"
+            elif len(self._generated) == self.request.max_new_tokens:
+                ended = "length"
+        if ended is not None:
+            self.end(ended)
+            return
+        assert self._sequence is not None
+        memory, seen = self.own_memory, len(self.request.token_ids) + len(self._generated)
+        self.readings = [
+            Reading(self._sequence, (token_id,), self._decode, memory=memory, total=seen, generated=True)
+        ]
+
+    def end(self, reason: FinishReason) -> None:
+        """Finish the stream and give the blocks back. The runs are still held."""
+        now = perf_counter()
+        self._put(self._stop.flush())
+        admitted = self.admitted or now
+        read = self._read or now
+        decode_started = self._decode_started or now
+        memory = self._memory_use()
+        self._release()
+        self.stream.finish(
+            Generation(
+                text="".join(self._text),
+                token_ids=tuple(self._generated),
+                finish_reason=reason,
+                prompt_tokens=self.request.prompt_tokens,
+                completion_tokens=len(self._generated),
+                queue_s=admitted - self.submitted,
+                prefill_s=read - admitted,
+                decode_s=now - decode_started,
+                memory=memory,
+                run_hits=self.run_hits,
+                run_misses=self.run_misses,
+                continuation_nll=tuple(nll for _, nll in sorted(self._nll.items())),
+                score_s=decode_started - read,
+            )
+        )
+
+    def fail(self, error: Exception) -> None:
+        """End the stream with an error and give the blocks back."""
+        self._release()
+        self.stream.finish(error)
+
+    def _memory_use(self) -> MemoryUse:
+        self.measure()
+        sequence = self._sequence
+        if sequence is None:
+            return NOTHING_HELD
+        size = sequence.pool.block_bytes
+        return MemoryUse(
+            peak_entries=self._peak_entries,
+            peak_bytes=self._peak_blocks * size,
+            held_entries=int(sequence.entries.sum()),
+            held_bytes=int(sequence.blocks.sum()) * size,
+            freed_entries=sequence.freed + sum(run.freed for run in self.runs),
+            freed_bytes=(sequence.freed_blocks + sum(run.freed_blocks for run in self.runs)) * size,
+        )
+
+    def _release(self) -> None:
+        self._let_forks_go()
+        if self._sequence is not None:
+            self._sequence.release()
+            self._sequence = None
+        self.readings = []
+
+    def _let_forks_go(self) -> None:
+        for fork in self._forks:
+            fork.release()
+        self._forks = []
+
+    def _put(self, piece: str) -> None:
+        if piece:
+            self._text.append(piece)
+            self.stream.put(piece)
+
+
+def run_keys(request: GenerationRequest) -> tuple[RunKey, ...]:
+    """Of the runs of a request: the prefix, then the passages, none twice."""
+    prefix = RunKey(request.prefix) if request.prefix else None
+    thinned = request.memory.policy is not None
+    memory, parts = (request.memory, len(request.passages)) if thinned else (KEEP_EVERYTHING, 1)
+    passages = [RunKey(tokens, prefix, memory, parts) for tokens in request.passages]
+    return tuple(dict.fromkeys(([] if prefix is None else [prefix]) + passages))

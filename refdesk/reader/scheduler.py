@@ -1,0 +1,231 @@
+"""Who runs when: admission under the memory ceiling, shared runs, and what goes into the next forward."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import torch
+
+from refdesk.memory.attention import Part
+from refdesk.memory.options import KEEP_EVERYTHING
+from refdesk.memory.pool import BlockPool
+from refdesk.memory.runs import Run, RunKey, Runs
+from refdesk.memory.sequence import Sequence
+from refdesk.reader.errors import MemoryTooSmall
+from refdesk.reader.forward import Forward
+from refdesk.reader.generation import GenerationRequest
+from refdesk.reader.job import Job, run_keys
+from refdesk.reader.reading import Reading
+
+
+@dataclass(eq=False)
+class _RunInWork:
+    """A run that is being read, and the jobs that wait for it."""
+
+    key: RunKey
+    promised: int
+    waiting: list[Job] = field(default_factory=list)
+    reading: Reading | None = None
+
+
+class Scheduler:
+    """One step at a time: `step()` reads the next chunk or token of everybody, in one forward.
+
+    A job is admitted, in the order they came, when the most it can ever hold fits beside what the others were
+    promised. So nobody who has begun is ever thrown out, and memory never exceeds the pool.
+    """
+
+    def __init__(self, pool: BlockPool, forward: Forward, chunk_tokens: int) -> None:
+        self._pool = pool
+        self._forward = forward
+        self._chunk_tokens = chunk_tokens
+        self._runs = Runs(pool, limit=pool.blocks // 2)
+        self._in_work: dict[RunKey, _RunInWork] = {}
+        self._waiting: deque[Job] = deque()
+        self._running: list[Job] = []
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self._waiting or self._running)
+
+    def check_fits(self, request: GenerationRequest) -> None:
+        """Raise MemoryTooSmall if the request does not fit the pool even with nobody else in it."""
+        needed = self._promise(request) + sum(self._run_blocks(key) for key in run_keys(request))
+        if needed > self._pool.blocks:
+            size = self._pool.block_bytes
+            raise MemoryTooSmall(needed * size, self._pool.blocks * size)
+
+    def add(self, job: Job) -> None:
+        """Queue a job."""
+        self._waiting.append(job)
+
+    def step(self) -> None:
+        """End what is cancelled or late, admit who fits, and run one forward."""
+        self._end_some()
+        self._admit()
+        self._begin_readings()
+        readings = self._chosen()
+        if readings:
+            self._read(readings)
+        for job in [job for job in self._running if job.stream.done]:
+            self._leave(job)
+        if self.idle:
+            self.check_integrity()
+
+    def fail_all(self, error: Exception) -> None:
+        """Something went wrong in a forward: whoever ran gets the error, whoever waits is served on."""
+        for job in list(self._running):
+            if not job.stream.done:
+                job.fail(error)
+            self._leave(job)
+
+    def end_all(self) -> None:
+        """Cancel everybody."""
+        for job in [*self._running, *self._waiting]:
+            job.cancelled = True
+        self._end_some()
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError if a block has been lost or is owned twice."""
+        sequences = [sequence for job in self._running for sequence in job.sequences]
+        sequences += [run.reading.sequence for run in self._in_work.values() if run.reading is not None]
+        self._pool.check_integrity([*self._runs.ids(), *(sequence.own_ids() for sequence in sequences)])
+
+    # Admission.
+
+    def _end_some(self) -> None:
+        now = perf_counter()
+        for job in [*self._running, *self._waiting]:
+            if job.cancelled or job.late(now):
+                job.end("cancelled" if job.cancelled else "deadline")
+                if job in self._running:
+                    self._leave(job)
+                else:
+                    self._waiting.remove(job)
+
+    def _admit(self) -> None:
+        while self._waiting:
+            job = self._waiting[0]
+            keys = job.keys
+            promise = self._promise(job.request)
+            missing = {key for key in keys if key not in self._runs and key not in self._in_work}
+            held = [self._runs.hold(key) for key in keys if key in self._runs]  # so that they do not count as idle
+            if promise + sum(map(self._run_blocks, missing)) > self._unpromised():
+                for run in held:
+                    self._runs.let_go(run)
+                return
+            self._waiting.popleft()
+            self._running.append(job)
+            job.admitted = perf_counter()
+            job.promised = promise
+            job.run_misses = len(missing)
+            job.run_hits = len(keys) - len(missing)
+            job.runs = held
+            for key in keys:
+                if key not in self._runs:
+                    in_work = self._in_work.setdefault(key, _RunInWork(key, self._run_blocks(key)))
+                    in_work.waiting.append(job)
+
+    def _unpromised(self) -> int:
+        """Blocks that are free, or can be, and that nobody has been promised."""
+        promised = sum(job.promised - _owned(job.sequences) for job in self._running)
+        for run in self._in_work.values():
+            promised += run.promised - (0 if run.reading is None else _owned([run.reading.sequence]))
+        return self._pool.free + self._runs.idle_blocks - promised
+
+    def _promise(self, request: GenerationRequest) -> int:
+        """The most blocks that a job will own, scoring its continuations included."""
+        slots, size = self._pool.shape.slots, self._pool.block_size
+        memory = KEEP_EVERYTHING if request.passages else request.memory
+        reading, after = memory.peak_blocks(
+            slots, size, len(request.token_ids), request.max_new_tokens, self._chunk_tokens
+        )
+        forks = sum(slots * -(-(len(tokens) - 1) // size) for tokens in request.continuations)
+        return max(reading, after) + forks
+
+    def _leave(self, job: Job) -> None:
+        """A job has ended: it needs nothing any more."""
+        self._running.remove(job)
+        for run in job.runs:
+            self._runs.let_go(run)
+        for in_work in list(self._in_work.values()):
+            if job in in_work.waiting:
+                in_work.waiting.remove(job)
+                if not in_work.waiting:
+                    del self._in_work[in_work.key]
+                    if in_work.reading is not None:
+                        in_work.reading.sequence.release()
+
+    # Runs.
+
+    def _run_blocks(self, key: RunKey) -> int:
+        return self._pool.shape.slots * -(-len(key.tokens) // self._pool.block_size)
+
+    def _begin_readings(self) -> None:
+        """Begin with the runs whose prefix is there, and with the prompts whose runs are."""
+        for in_work in self._in_work.values():
+            if in_work.reading is None and (in_work.key.behind is None or in_work.key.behind in self._runs):
+                in_work.reading = self._run_reading(in_work)
+        for job in self._running:
+            if not job.sequences and len(job.runs) == len(job.keys):
+                held = {run.key: run for run in job.runs}
+                position = max((run.position for run in job.runs), default=0)
+                job.begin(Sequence(self._pool, [held[key] for key in job.keys], position))
+
+    def _run_reading(self, in_work: _RunInWork) -> Reading:
+        key = in_work.key
+        behind: list[Run] = []
+        if key.behind is not None:
+            behind = [run for run in in_work.waiting[0].runs if run.key == key.behind]
+        sequence = Sequence(self._pool, behind, behind[0].position if behind else 0)
+
+        def finished(logits: torch.Tensor) -> None:
+            self._runs.add(key, sequence)
+            del self._in_work[key]
+            for job in in_work.waiting:
+                job.runs.append(self._runs.hold(key))
+
+        return Reading(sequence, key.tokens, finished, memory=key.memory, total=len(key.tokens), parts=key.parts)
+
+    # One forward.
+
+    def _chosen(self) -> list[tuple[Reading, Part]]:
+        """What the next forward reads: every token that was generated, and chunks of prompts in the order of
+        admission as long as there is room. Parts of one row stand first."""
+        runs = [run.reading for run in self._in_work.values() if run.reading is not None]
+        wanted = runs + [reading for job in self._running for reading in job.readings]
+        room = self._chunk_tokens
+        chosen: list[tuple[Reading, Part]] = []
+        for reading in wanted:
+            if reading.generated:
+                part = reading.next_part(1, 1)
+            else:
+                # The first chunk of a step is never refused, whatever its policy must see at once.
+                first = room == self._chunk_tokens
+                part = reading.next_part(max(room, reading.least) if first else room, self._chunk_tokens)
+                room -= 0 if part is None else part.rows
+            if part is not None:
+                chosen.append((reading, part))
+        return sorted(chosen, key=lambda pair: pair[1].rows > 1 or pair[1].observe)
+
+    def _read(self, chosen: list[tuple[Reading, Part]]) -> None:
+        parts = tuple(part for _, part in chosen)
+        missing = sum(part.sequence.missing(part.rows) for part in parts)
+        if missing > self._pool.free:
+            self._runs.drop_idle(missing - self._pool.free)
+        tokens: list[int] = []
+        keep: list[int] = []
+        for reading, _ in chosen:
+            keep.extend(len(tokens) + row for row in reading.kept_rows())
+            tokens.extend(reading.chunk())
+        logits = self._forward(parts, tokens, keep)
+        for job in self._running:
+            job.measure()
+        counts = [len(reading.kept_rows()) for reading, _ in chosen]
+        for (reading, _), rows in zip(chosen, torch.split(logits, counts), strict=True):
+            reading.read(rows)
+
+
+def _owned(sequences: list[Sequence]) -> int:
+    return sum(int(sequence.own_blocks.sum()) for sequence in sequences)
