@@ -31,7 +31,8 @@ def evict(sequence: Sequence, policy: EvictionPolicy, budget: int) -> None:
     scores = scores.masked_fill(kept_always, _NEVER).cpu()
     size = pool.block_size
     if policy.shared:
-        wanted = int(sequence.blocks.sum()) - -(-budget // size) * layers * heads
+        blocks = sequence.shared + -(-sequence.own // size)  # room without entries is given back in any case
+        wanted = int(blocks.sum()) - -(-budget // size) * layers * heads
         alone = torch.from_numpy(sequence.shared == 0)
         keep = exists & ~blocks_to_evict(scores, exists, size, wanted, alone)
     else:

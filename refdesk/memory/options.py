@@ -48,10 +48,11 @@ class MemoryOptions:
         """
         if self.policy is None or self.rate == 1:
             return tokens
+        least = max(self.policy.sinks + self.policy.recent, 1)
         if self.rate is None:
             assert self.budget is not None
-            return max(self.budget // parts, self.policy.sinks + self.policy.recent, 1)
-        least = max(_LEAST_BY_RATE // parts, _STEP_BY_RATE)
+            return max(self.budget // parts, least)
+        least = max(least, _LEAST_BY_RATE // parts, _STEP_BY_RATE)
         return max(least, (int(tokens / self.rate) - 1) // _STEP_BY_RATE * _STEP_BY_RATE)
 
     def peak_blocks(self, slots: int, block_size: int, tokens: int, new: int, chunk: int) -> tuple[int, int]:
@@ -98,7 +99,7 @@ def memory_options(asked: Mapping[str, Any] | None) -> MemoryOptions:
         if rest:
             raise InvalidMemory(f"memory has {', '.join(sorted(rest))}, but policy none has no options")
         return MemoryOptions(None, budget, rate)
-    if name not in POLICIES:
+    if not isinstance(name, str) or name not in POLICIES:
         raise InvalidMemory(f"memory policy is {name!r}; expected one of {', '.join(['none', *POLICIES])}")
     return MemoryOptions(_policy(POLICIES[name], rest), budget, rate)
 

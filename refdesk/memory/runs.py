@@ -77,7 +77,6 @@ class Runs:
     def hold(self, key: RunKey) -> Run:
         """The run, which stays at least until it is let go. Raises KeyError if there is none."""
         run = self._runs[key]
-        self._runs.move_to_end(key)
         run.users += 1
         return run
 
