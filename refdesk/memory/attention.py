@@ -24,8 +24,8 @@ from refdesk.memory.sequence import Sequence
 class Part:
     """The `rows` tokens of one sequence in a batch, which lie behind those of the part before.
 
-    `observe`: let `policy` score what the sequence holds behind these rows. `accumulate`: add this row's squared
-    attention, summed over the query heads of a KV head, to the scores (KV-Compress, section 2.2.1 of the methods).
+    `observe`: let `policy` score what the sequence holds behind these rows. `accumulate`, of a part of one row:
+    add its squared attention, summed over the query heads of a KV head, to the scores (arXiv 2410.00161, section 4.3).
     """
 
     sequence: Sequence

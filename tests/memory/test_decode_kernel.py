@@ -7,7 +7,8 @@ import pytest
 import torch
 from numba import njit
 
-from refdesk.memory.decode_kernel import _exp, decode_kernel
+from refdesk.memory.decode_kernel import _exp
+from refdesk.memory.errors import UnsupportedAttention
 from refdesk.memory.fast_attention import FastAttention
 from refdesk.memory.pool import BlockPool
 from tests.memory.worlds import Turn, World, shape
@@ -79,7 +80,5 @@ def test_large_logits_neither_overflow_nor_vanish() -> None:
 
 
 def test_a_type_without_a_kernel_is_refused() -> None:
-    with pytest.raises(KeyError):
-        decode_kernel(torch.float16)
-    with pytest.raises(KeyError):
+    with pytest.raises(UnsupportedAttention, match="float16"):
         FastAttention(BlockPool(shape(dtype=torch.float16), 4))
