@@ -25,7 +25,7 @@ class Part:
     """The `rows` tokens of one sequence in a batch, which lie behind those of the part before.
 
     `observe`: let `policy` score what the sequence holds behind these rows. `accumulate`, of a part of one row:
-    add its squared attention, summed over the query heads of a KV head, to the scores (arXiv 2410.00161, section 4.3).
+    add its squared attention, summed over the query heads of a KV head, to the scores (arXiv 2410.00161, 4.3).
     """
 
     sequence: Sequence
