@@ -7,7 +7,7 @@ from pathlib import Path
 
 NAMES = ("ingest", "answers", "kills", "bad_input", "evaluation_kills")
 # An hour and more, so only when it is named.
-LONG = ("evaluation",)
+LONG = ("evaluation", "memory_quality")
 
 
 def main() -> int:

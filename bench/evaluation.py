@@ -53,14 +53,19 @@ def asked() -> list[RunSettings]:
 
 
 def main(data: Path) -> None:
-    """Do what is not done yet, print the tables, write a report for each task."""
+    """The baselines."""
     sys.stderr.write(f"evaluation: {TAKES}; what is done already at this commit is not done again\n")
+    evaluate(data, asked())
+
+
+def evaluate(data: Path, asked: list[RunSettings]) -> None:
+    """Do what is not done yet, print the tables, write a report for each task."""
     desk = Desk(Settings(data=FOLDER.resolve(), shared_data=str(data)))
     desk.start("evaluate")
     started = time.monotonic()
     by_task: dict[str, list[Run]] = {}
     commit = source_commit()
-    for settings in asked():
+    for settings in asked:
         run = _known(desk, settings, commit) or desk.start_runs([settings])[0]
         by_task.setdefault(settings.task, []).append(run)
     for task, runs in by_task.items():
