@@ -64,8 +64,10 @@ class MemoryOptions:
         budget = self.budget_for(tokens)
         held = min(tokens, budget + chunk) if self.policy.while_reading else tokens
         reading = slots * (ceil(held / block_size) + self.policy.while_reading)
-        grown = self.budget_for(tokens + new) + block_size if self.policy.while_decoding else budget + new
-        after = slots * (ceil(min(grown, tokens + new) / block_size) + 1)
+        if self.policy.while_decoding:
+            after = slots * (ceil(self.budget_for(tokens + new) / block_size) + 1)
+        else:
+            after = slots * (ceil(budget / block_size) + ceil(new / block_size))
         return min(reading, everything), min(after, everything)
 
     def described(self) -> dict[str, Any]:

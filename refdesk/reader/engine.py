@@ -61,8 +61,9 @@ class Engine:
             read = request.end - request.room
             raise PromptTooLong(read, request.room, self._model.window)
         vocabulary = self._model.vocabulary
-        if not 0 <= min(request.all_ids()) <= max(request.all_ids()) < vocabulary:
-            raise InvalidOption("token_ids", max(request.all_ids()), f"ids of 0 to {vocabulary - 1}")
+        for extreme in (min(request.all_ids()), max(request.all_ids())):
+            if not 0 <= extreme < vocabulary:
+                raise InvalidOption("token_ids", extreme, f"ids of 0 to {vocabulary - 1}")
         self._scheduler.check_fits(request)
         job = Job(request, self._model, Stream(self._cancel))
         with self._changed:

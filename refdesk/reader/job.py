@@ -19,7 +19,7 @@ class Job:
     """Reads its prompt behind its runs, scores the continuations asked for, then generates token by token.
 
     Touched by the engine's thread only, but for `cancelled`. `readings` are what it wants read next. `promised`:
-    the most blocks of its own that it will hold from now on.
+    the most blocks of its own that it will hold from now on, once its prompt is read `promised_after`.
     """
 
     def __init__(self, request: GenerationRequest, model: ReaderModel, stream: Stream) -> None:
@@ -28,7 +28,7 @@ class Job:
         self.cancelled = False
         self.submitted = perf_counter()
         self.admitted: float | None = None
-        self.promised = 0
+        self.promised = self.promised_after = 0
         self.keys = run_keys(request)
         self.runs: list[Run] = []
         self.run_hits = 0
@@ -76,6 +76,7 @@ class Job:
 
     def _prompt_read(self, logits: torch.Tensor) -> None:
         self._read = perf_counter()
+        self.promised = self.promised_after
         self._last_logits = logits
         self.readings = []
         for index, continuation in enumerate(self.request.continuations):

@@ -51,7 +51,7 @@ class Scheduler:
 
     def check_fits(self, request: GenerationRequest) -> None:
         """Raise MemoryTooSmall if the request does not fit the pool even with nobody else in it."""
-        needed = self._promise(request) + sum(self._run_blocks(key) for key in run_keys(request))
+        needed = max(self._promises(request)) + sum(self._run_blocks(key) for key in run_keys(request))
         if needed > self._pool.blocks:
             size = self._pool.block_bytes
             raise MemoryTooSmall(needed * size, self._pool.blocks * size)
@@ -108,7 +108,8 @@ class Scheduler:
         while self._waiting:
             job = self._waiting[0]
             keys = job.keys
-            promise = self._promise(job.request)
+            reading, after = self._promises(job.request)
+            promise = max(reading, after)
             missing = {key for key in keys if key not in self._runs and key not in self._in_work}
             held = [self._runs.hold(key) for key in keys if key in self._runs]  # so that they do not count as idle
             if promise + sum(map(self._run_blocks, missing)) > self._unpromised():
@@ -118,7 +119,7 @@ class Scheduler:
             self._waiting.popleft()
             self._running.append(job)
             job.admitted = perf_counter()
-            job.promised = promise
+            job.promised, job.promised_after = promise, after
             job.run_misses = len(missing)
             job.run_hits = len(keys) - len(missing)
             job.runs = held
@@ -134,15 +135,15 @@ class Scheduler:
             promised += run.promised - (0 if run.reading is None else _owned([run.reading.sequence]))
         return self._pool.free + self._runs.idle_blocks - promised
 
-    def _promise(self, request: GenerationRequest) -> int:
-        """The most blocks that a job will own, scoring its continuations included."""
+    def _promises(self, request: GenerationRequest) -> tuple[int, int]:
+        """The most blocks that a job will own while it reads, and afterwards, its continuations included."""
         slots, size = self._pool.shape.slots, self._pool.block_size
         memory = KEEP_EVERYTHING if request.passages else request.memory
         reading, after = memory.peak_blocks(
             slots, size, len(request.token_ids), request.max_new_tokens, self._chunk_tokens
         )
         forks = sum(slots * -(-(len(tokens) - 1) // size) for tokens in request.continuations)
-        return max(reading, after) + forks
+        return reading, after + forks
 
     def _leave(self, job: Job) -> None:
         """A job has ended: it needs nothing any more."""
@@ -204,7 +205,7 @@ class Scheduler:
                 # The first chunk of a step is never refused, whatever its policy must see at once.
                 first = room == self._chunk_tokens
                 part = reading.next_part(max(room, reading.least) if first else room, self._chunk_tokens)
-                room -= 0 if part is None else part.rows
+                room = max(room - (0 if part is None else part.rows), 0)  # the first may have taken more
             if part is not None:
                 chosen.append((reading, part))
         return sorted(chosen, key=lambda pair: pair[1].rows > 1 or pair[1].observe)
