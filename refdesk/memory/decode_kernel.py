@@ -51,6 +51,13 @@ def _exp(x: Any) -> Any:
     return p * _as_float(np.uint32(np.int32(k) + np.int32(127)) << np.uint32(23))
 
 
+@njit(inline="always", cache=True)
+def _widen_block(stored: Any, wide: Any) -> None:
+    for i in range(stored.shape[0]):
+        for c in range(stored.shape[1]):
+            wide[i, c] = _widened(stored[i, c])
+
+
 @njit(fastmath=True, nogil=True, cache=True)
 def _attend_row(
     query: Any,
@@ -73,17 +80,17 @@ def _attend_row(
     for b in range(len(table)):
         block = table[b]
         size = last if b == len(table) - 1 else fill[block]
-        for i in range(size):
-            for c in range(dim):
-                wide[i, c] = _widened(keys[block, i, c])
+        _widen_block(keys[block, :size], wide)
         for g in range(group):
+            highest = top[g]
             for i in range(size):
                 x = np.float32(0)
                 for c in range(dim):
                     x += query[g, c] * wide[i, c]
                 x *= scaling
                 weights[g, held + i] = x
-                top[g] = max(top[g], x)
+                highest = max(highest, x)
+            top[g] = highest
         held += size
     for g in range(group):
         total = np.float32(0)
@@ -99,11 +106,16 @@ def _attend_row(
     for b in range(len(table)):
         block = table[b]
         size = last if b == len(table) - 1 else fill[block]
-        for i in range(size):
-            for c in range(dim):
-                wide[i, c] = _widened(values[block, i, c])
+        _widen_block(values[block, :size], wide)
         for g in range(group):
-            for i in range(size):
+            for i in range(0, size - 3, 4):
+                w0 = weights[g, held + i]
+                w1 = weights[g, held + i + 1]
+                w2 = weights[g, held + i + 2]
+                w3 = weights[g, held + i + 3]
+                for c in range(dim):
+                    out[g, c] += w0 * wide[i, c] + w1 * wide[i + 1, c] + w2 * wide[i + 2, c] + w3 * wide[i + 3, c]
+            for i in range(size - size % 4, size):
                 w = weights[g, held + i]
                 for c in range(dim):
                     out[g, c] += w * wide[i, c]
