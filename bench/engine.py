@@ -5,6 +5,7 @@ import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importi
 import json
 import os
 import subprocess
+import copy
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +25,7 @@ from refdesk.reader.engine import Engine
 from refdesk.reader.forward import Forward, cache_shape
 from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.model import ReaderModel
-from refdesk.reader.packing import PackedLinear
+from refdesk.reader.packing import PackedLinear, PackedLinears, pack_linears
 
 PROMPT, NEW = 1024, 64
 # How often each batch is measured: what takes minutes, less often; what is missing, not at all.
@@ -132,9 +133,13 @@ def _linears(plain: ReaderModel) -> None:
     weights = [module.weight.detach() for module in _modules(plain)]
     scales = [weight.abs().amax(1) / 127 for weight in weights]
     whole = [(w / s[:, None]).round().to(torch.int8) for w, s in zip(weights, scales, strict=True)]
+    together = copy.deepcopy(plain.model)
+    names = [name for name, module in together.named_modules() if type(module) is torch.nn.Linear]
+    pack_linears(together)
     ways: list[list[Callable[[torch.Tensor], Any]]] = [
         [partial(linear, weight=weight) for weight in weights],
-        [PackedLinear(module) for module in _modules(plain)],
+        [PackedLinear(PackedLinears([module]), 0) for module in _modules(plain)],
+        [together.get_submodule(name) for name in names],
         [partial(torch._weight_int8pack_mm, mat2=w, scales=s) for w, s in zip(whole, scales, strict=True)],
     ]
 
@@ -143,9 +148,11 @@ def _linears(plain: ReaderModel) -> None:
             layer(x)
 
     print("\nAll linear layers of a step in bfloat16, ms\n")
-    head("rows", "plain", "packed", "int8 weights (_weight_int8pack_mm)")
+    head("rows", "plain", "packed", "packed, siblings at once", "int8 weights (_weight_int8pack_mm)")
     for rows in (1, 8, 32):
-        inputs = [torch.randn(rows, weight.shape[1], dtype=weight.dtype) for weight in weights]
+        widths = {weight.shape[1] for weight in weights}
+        given = {width: torch.randn(rows, width, dtype=plain.dtype) for width in widths}
+        inputs = [given[weight.shape[1]] for weight in weights]  # siblings are given the same
         row(rows, *_ms(medians(STEPS, *(partial(through, way, inputs) for way in ways))))
 
 

@@ -23,6 +23,53 @@ def test_packed_equals_plain(rows: int, bias: bool, dtype: torch.dtype, toleranc
         torch.testing.assert_close(model(x), plain(x), atol=tolerance, rtol=tolerance)
 
 
+class Siblings(torch.nn.Module):
+    """Three layers of one input, as attention has them."""
+
+    def __init__(self, dtype: torch.dtype, bias: bool) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = (
+            torch.nn.Linear(48, size, bias=bias).to(dtype).requires_grad_(False) for size in (64, 32, 16)
+        )
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_layers_of_one_input_compute_what_each_does_alone(bias: bool) -> None:
+    torch.manual_seed(0)
+    plain = Siblings(torch.float32, bias)
+    packed = copy.deepcopy(plain)
+    pack_linears(packed)
+    assert len({id(layer._packed) for layer in packed.children()}) == 1
+    with torch.inference_mode():
+        for _ in range(3):
+            x = torch.randn(2, 5, 48)
+            for one, other in zip(packed(x), plain(x), strict=True):
+                torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_a_layer_asked_with_another_input_never_gives_a_sibling_s_output() -> None:
+    torch.manual_seed(0)
+    plain = Siblings(torch.float32, bias=False)
+    packed = copy.deepcopy(plain)
+    pack_linears(packed)
+    x, y = torch.randn(2, 48), torch.randn(2, 48)
+    asked = [
+        ("q_proj", x),
+        ("k_proj", y),
+        ("v_proj", x),
+        ("v_proj", x),
+        ("k_proj", x),
+        ("q_proj", y),
+        ("v_proj", y),
+    ]
+    with torch.inference_mode():
+        for name, given in asked:
+            torch.testing.assert_close(packed.get_submodule(name)(given), plain.get_submodule(name)(given))
+
+
 def test_what_is_not_a_plain_linear_layer_stays() -> None:
     class Special(torch.nn.Linear):
         """Somebody's own."""
