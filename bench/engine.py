@@ -2,10 +2,10 @@
 
 import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importing torch reads that)
 
+import copy
 import json
 import os
 import subprocess
-import copy
 import sys
 from collections.abc import Callable
 from functools import partial

@@ -147,6 +147,32 @@ def test_projection_hooks_see_unrotated_heads_and_keys_arrive_rotated(model: Any
     assert torch.equal(recorder.calls[0]["key"][:, :, 0], key[:, :, 0])  # position 0 is not rotated
 
 
+def test_rows_whose_logits_are_wanted_may_be_named(model: Any) -> None:
+    whole = model(input_ids=IDS, use_cache=False).logits
+    some = model(input_ids=IDS, use_cache=False, logits_to_keep=torch.tensor([1, 5])).logits
+    torch.testing.assert_close(some, whole[:, [1, 5]])
+
+
+def test_layers_of_one_input_are_asked_in_order_with_the_same_tensor(model: Any) -> None:
+    asked: list[tuple[str, torch.Tensor]] = []
+    for name, module in model.named_modules():
+        if name.endswith("_proj"):
+            module.register_forward_pre_hook(lambda _module, given, name=name: asked.append((name, given[0])))
+    model(input_ids=IDS, use_cache=False)
+    names = [name.rsplit(".", 1)[1] for name, _ in asked]
+    assert names == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] * 2
+    inputs = [given for _, given in asked]
+    for first, last in ((0, 2), (4, 5), (7, 9), (11, 12)):
+        assert all(given is inputs[first] for given in inputs[first : last + 1])
+
+
+def test_onednn_takes_weights_that_were_laid_out_before() -> None:
+    weight, bias, x = torch.randn(8, 5), torch.randn(8), torch.randn(1, 3, 5)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+    product = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    torch.testing.assert_close(product, torch.nn.functional.linear(x, weight, bias))
+
+
 def test_positions_may_be_given_and_decide_the_rotation(model: Any, recorder: Recorder) -> None:
     model(input_ids=IDS[:, :1], position_ids=torch.tensor([[0]]), use_cache=False)
     model(input_ids=IDS[:, :1], position_ids=torch.tensor([[41]]), use_cache=False)

@@ -9,6 +9,7 @@ in any company, for every chunk size; in bfloat16 another chunk size rounds othe
 that a generation config asks for are not applied.
 """
 
+import logging
 from collections import deque
 from threading import Condition, Thread
 from types import TracebackType
@@ -21,6 +22,8 @@ from refdesk.reader.job import Job
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.scheduler import Scheduler
 from refdesk.reader.stream import Stream
+
+_log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -107,6 +110,7 @@ class Engine:
             try:
                 self._scheduler.step()
             except Exception as error:  # it belongs to whoever reads these streams; the engine serves on
+                _log.exception("a step of the engine failed; whoever ran is told, whoever waits is served")
                 self._scheduler.fail_all(error)
         self._scheduler.end_all()
 

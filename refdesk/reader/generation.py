@@ -89,7 +89,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """The memory of one request, what it shares with others included.
+    """The memory of one request, what it shares included, but not what a run held before it was thinned.
 
     Entries are key/value pairs of one head, summed over layers and KV heads, so a model of 30 layers with 3 KV
     heads holds 90 per token. Bytes are those of the blocks that hold them. `peak`: the most at any time; `held`:

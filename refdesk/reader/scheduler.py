@@ -1,6 +1,7 @@
 """Who runs when: admission under the memory ceiling, shared runs, and what goes into the next forward."""
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -194,11 +195,9 @@ class Scheduler:
     def _chosen(self) -> list[tuple[Reading, Part]]:
         """What the next forward reads: every token that was generated, and chunks of prompts in the order of
         admission as long as there is room. Parts of one row stand first."""
-        runs = [run.reading for run in self._in_work.values() if run.reading is not None]
-        wanted = runs + [reading for job in self._running for reading in job.readings]
         room = self._chunk_tokens
         chosen: list[tuple[Reading, Part]] = []
-        for reading in wanted:
+        for reading in self._wanted():
             if reading.generated:
                 part = reading.next_part(1, 1)
             else:
@@ -209,6 +208,14 @@ class Scheduler:
             if part is not None:
                 chosen.append((reading, part))
         return sorted(chosen, key=lambda pair: pair[1].rows > 1 or pair[1].observe)
+
+    def _wanted(self) -> Iterator[Reading]:
+        """All that could be read now, in the order of admission; a run counts as that of the first who waits."""
+        for job in self._running:
+            for run in self._in_work.values():
+                if run.waiting[0] is job and run.reading is not None:
+                    yield run.reading
+            yield from job.readings
 
     def _read(self, chosen: list[tuple[Reading, Part]]) -> None:
         parts = tuple(part for _, part in chosen)

@@ -1,5 +1,6 @@
 """What the engine promises, on tiny real models."""
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -41,19 +42,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("chunk_tokens", [1, 3, 7, 512])
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
-def test_greedy_equals_generate_for_every_chunk_size(kind: str, chunk_tokens: int, tiny: Tiny) -> None:
+def test_greedy_equals_generate_alone_and_in_company_for_every_chunk_size(kind: str, tiny: Tiny) -> None:
     model = tiny(kind)
-    prompts = [encode(model, text) for text in (PROMPT, "x", "The reference desk answers questions", PROMPT * 6)]
+    generator = random.Random(kind)
+    lengths = [1, 2, 300, *(generator.randint(1, 120) for _ in range(14))]
+    prompts = [tuple(generator.randrange(3, model.vocabulary) for _ in range(length)) for length in lengths]
     expected = [generated(model, ids, 40) for ids in prompts]
     requests = [GenerationRequest(ids, max_new_tokens=40) for ids in prompts]
-    with Engine(model, chunk_tokens=chunk_tokens) as engine:
-        alone = [engine.submit(request).result().token_ids for request in requests]
-        streams = [engine.submit(request) for request in requests * 3]
-        together = [stream.result().token_ids for stream in streams]
-    assert alone == expected
-    assert together == expected * 3
+    for chunk_tokens in (1, 3, 7, 64, 512):
+        with Engine(model, chunk_tokens=chunk_tokens) as engine:
+            alone = [engine.submit(request).result().token_ids for request in requests]
+            streams = [engine.submit(request) for request in requests]
+            together = [stream.result().token_ids for stream in streams]
+        assert alone == expected, chunk_tokens
+        assert together == expected, chunk_tokens
 
 
 def test_the_pieces_joined_are_the_text_and_hold_no_half_character(tiny: Tiny) -> None:
