@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("ingest", "answers", "engine", "kv_memory", "kills", "bad_input", "evaluation_kills")
+NAMES = ("ingest", "answers", "engine", "kv_memory", "runs", "kills", "bad_input", "evaluation_kills")
 # An hour and more, so only when it is named.
 LONG = ("evaluation", "memory_quality", "soak")
 
