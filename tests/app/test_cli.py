@@ -53,6 +53,10 @@ def test_files_go_in_and_answers_come_out(data: Path, tmp_path: Path) -> None:
     assert asked.returncode == 0, asked.stderr
     answer = json.loads(asked.stdout)
     assert "1931" in answer["answer"]
+    held = ("--memory", "policy=streaming", "--memory", "budget=64", "--reading", "together", "--json")
+    thinned = json.loads(refdesk(data, "ask", "When was the tower built?", *held).stdout)
+    assert thinned["usage"]["memory_policy"] == "streaming"
+    assert thinned["usage"]["memory"]["freed_entries"] > 0
     assert answer["citations"][0]["quote"] == "The tower of Babel Street was built in 1931."
     jobs = json.loads(refdesk(data, "jobs", "--json").stdout)
     assert [job["state"] for job in jobs] == ["succeeded", "succeeded"]
@@ -90,6 +94,15 @@ def test_every_bad_file_is_named_with_its_reason_and_the_others_come_in(data: Pa
         (["jobs", "list"], {"REFDESK_PORT": "many"}, 1, "REFDESK_PORT 'many'"),
         (["jobs", "list"], {"REFDESK_DATABASE": "oracle://x"}, 1, "oracle"),
         (["jobs", "list"], {"REFDESK_INDEX": "pgvector"}, 1, "needs a postgresql"),
+        (["jobs", "list"], {"REFDESK_KV_MEMORY_MB": "0"}, 1, "REFDESK_KV_MEMORY_MB 0: expected 1 to"),
+        (["ask", "why?", "--memory", "eight"], {}, 2, "'eight'; expected NAME=VALUE"),
+        (
+            ["ask", "why?", "--memory", "policy=elephant", "--memory", "rate=8"],
+            {},
+            1,
+            "'elephant'; expected one of",
+        ),
+        (["eval", "run", "kv", "--memory", "rate=0.1"], {}, 1, "0.1; expected 1 to 1024"),
     ],
 )
 def test_a_mistake_is_told_without_a_traceback(
