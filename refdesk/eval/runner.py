@@ -17,7 +17,7 @@ from refdesk.eval.run import Run, Score
 from refdesk.eval.runs import add_score, note_versions, scored_ids
 from refdesk.memory.options import memory_options
 from refdesk.reader.citations import is_abstention
-from refdesk.reader.errors import EngineClosed, PromptTooLong
+from refdesk.reader.errors import EngineClosed, MemoryTooSmall, PromptTooLong
 from refdesk.reader.passage import Passage
 from refdesk.reader.qa import QA, Answer, AnswerOptions
 
@@ -141,7 +141,7 @@ class _Reader:
         )
         try:
             answer = qa.answer(example.question, options)
-        except PromptTooLong as error:
+        except (PromptTooLong, MemoryTooSmall) as error:
             return _no_answer(self._plan, example, str(error))
         if answer.finish_reason == "cancelled":  # the engine is being closed; half an answer is no score
             raise EngineClosed("the engine was closed during a question")

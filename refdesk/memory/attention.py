@@ -78,14 +78,18 @@ class PagedAttention(ABC):
         **more: Any,
     ) -> tuple[torch.Tensor, None]:
         """`query` `[1, heads, rows, head_dim]`, `key` and `value` `[1, kv_heads, rows, head_dim]`; the result is
-        `[1, rows, heads, head_dim]`."""
+        `[1, rows, heads, head_dim]`. Rows behind those of the parts are padding, and attend to nothing."""
         for name in ("softcap", "s_aux"):
             if more.get(name) is not None:
                 raise UnsupportedAttention(f"the model's attention uses {name}, which the store does not do")
         layer: int = module.layer_idx  # type: ignore[assignment]
         heads, rows, dim = query.shape[1:]
         grouped = query[0].view(key.shape[1], heads // key.shape[1], rows, dim)
-        return self._attend(layer, grouped, key[0], value[0], scaling)[None], None
+        meant = sum(part.rows for part in self.parts)
+        attended = self._attend(layer, grouped[:, :, :meant], key[0, :, :meant], value[0, :, :meant], scaling)
+        if rows > meant:
+            attended = torch.nn.functional.pad(attended, (0, 0, 0, 0, 0, rows - meant))
+        return attended[None], None
 
     def _begin(self) -> None:  # noqa: B027 (most have nothing to prepare)
         """A batch has been named."""

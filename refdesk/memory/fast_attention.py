@@ -12,6 +12,9 @@ from refdesk.memory.errors import UnsupportedAttention
 from refdesk.memory.pool import BlockPool
 
 _TILE = 128  # rows; what they attend with stays in the cache
+_STEP = (
+    32  # rows and entries are padded to multiples: kernels are made for each size, and found made if they are few
+)
 
 _compiled_code = Lock()  # one of numba's threading layers must not be entered twice at a time
 
@@ -101,38 +104,34 @@ class FastAttention(PagedAttention):
     def _attend_many(
         self, layer: int, part: Part, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
     ) -> torch.Tensor:
+        extra = -part.rows % _STEP  # behind the rows, where none of them can see
+        query, key, value = (torch.nn.functional.pad(one, (0, 0, 0, extra)) for one in (query, key, value))
         out = torch.empty_like(query)
-        for heads, keys, values in self._past(layer, part, key, value):
-            _attend_tiles(query[heads], keys, values, scaling, out[heads])
-        return out
+        for heads, ids, fills in self._stretches(layer, part):
+            unseen = -int(fills.sum()) % _STEP
+            keys = self._gather(self.pool.keys, ids, fills, unseen, key[heads])
+            values = self._gather(self.pool.values, ids, fills, unseen, value[heads])
+            _attend_tiles(query[heads], keys, values, unseen, scaling, out[heads])
+        return out[:, :, : part.rows]
 
-    def _past(
-        self, layer: int, part: Part, key: torch.Tensor, value: torch.Tensor
-    ) -> list[tuple[slice, torch.Tensor, torch.Tensor]]:
-        """Keys and values `[heads, entries, head_dim]` held before this batch with the part's own behind them, for
-        all heads at once if they hold equally many in equally filled blocks."""
+    def _stretches(self, layer: int, part: Part) -> list[tuple[slice, np.ndarray, np.ndarray]]:
+        """Heads, the ids `[heads, blocks]` of the blocks that they held before this batch, and how many entries
+        are in each `[blocks]`: all heads at once if their blocks are filled alike."""
         sequence, size = part.sequence, self.pool.block_size
         blocks = -(-sequence.own[layer] // size) + sequence.shared[layer]
         ids = sequence.table[layer, :, : blocks.max()]
         fills = np.where(np.arange(blocks.max()) < blocks[:, None], self.pool.fill[ids], 0)
         if (fills == fills[0]).all():
-            stretches = [(slice(None), ids, fills[0])]
-        else:
-            stretches = [
-                (slice(head, head + 1), ids[head : head + 1, :count], fills[head, :count])
-                for head, count in enumerate(blocks)
-            ]
+            return [(slice(None), ids, fills[0])]
         return [
-            (
-                heads,
-                self._gather(self.pool.keys, ids, fills, key[heads]),
-                self._gather(self.pool.values, ids, fills, value[heads]),
-            )
-            for heads, ids, fills in stretches
+            (slice(head, head + 1), ids[head : head + 1, :count], fills[head, :count])
+            for head, count in enumerate(blocks)
         ]
 
-    def _gather(self, store: torch.Tensor, ids: np.ndarray, fills: np.ndarray, new: torch.Tensor) -> torch.Tensor:
-        """The entries of blocks `ids` `[heads, blocks]`, filled alike in every head, and `new` behind them."""
+    def _gather(
+        self, store: torch.Tensor, ids: np.ndarray, fills: np.ndarray, unseen: int, new: torch.Tensor
+    ) -> torch.Tensor:
+        """`unseen` entries of padding, those of the blocks, and `new` `[heads, rows, head_dim]` behind them."""
         if not fills.any():
             return new
         size = self.pool.block_size
@@ -140,7 +139,7 @@ class FastAttention(PagedAttention):
         if (fills < size).any():
             inside = (np.arange(size) < fills[:, None]).ravel().nonzero()[0]
             entries = entries.index_select(1, torch.from_numpy(inside))
-        return torch.cat([entries, new], dim=1)
+        return torch.cat([new.new_zeros(len(ids), unseen, new.shape[-1]), entries, new], dim=1)
 
 
 def _is_single(part: Part) -> bool:
@@ -154,10 +153,10 @@ def _as_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _attend_tiles(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, out: torch.Tensor
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, unseen: int, scaling: float, out: torch.Tensor
 ) -> None:
     """Causal attention of the last rows: `query` and `out` `[heads, group, rows, head_dim]` over `key` and `value`
-    `[heads, entries, head_dim]`, the rows' own entries last.
+    `[heads, entries, head_dim]`, the rows' own entries last. The first `unseen` entries are nobody's.
 
     Plain matrix products over tiles of rows: in bfloat16 three times as fast as torch's flash attention for CPUs
     (docs/results.md).
@@ -172,5 +171,6 @@ def _attend_tiles(
         tile = query[:, :, first : first + count].reshape(heads, group * count, dim)
         logits = torch.baddbmm(unused, tile, key[:, :seen].mT, beta=0, alpha=scaling)
         logits.view(heads, group, count, seen)[..., before + first :] += later[:count, :count]
+        logits[..., :unseen] = float("-inf")
         attended = torch.bmm(logits.softmax(-1), value[:, :seen])
         out[:, :, first : first + count] = attended.view(heads, group, count, dim)

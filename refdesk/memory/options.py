@@ -34,7 +34,7 @@ class MemoryOptions:
         if self.budget is not None and not least <= self.budget <= 100_000_000:
             raise InvalidMemory(
                 f"memory budget is {self.budget}; expected at least {least} tokens, which {self.policy.name} keeps"
-                " in any case"
+                " in any case, and at most 100,000,000"
             )
         if self.rate is not None and not 1 <= self.rate <= 1024:
             raise InvalidMemory(f"memory rate is {self.rate}; expected 1 to 1024")

@@ -24,17 +24,29 @@ def cache_shape(model: ReaderModel) -> CacheShape:
     )
 
 
+# Kernels are made for each number of rows; padded to multiples of so many, they are few and are found made.
+_ROWS = 32
+
+
 class Forward:
     """Runs batches through the model, whose own code is untouched: its attention function is replaced by one over
-    the pool, until `close()`."""
+    the pool, until `close()`.
+
+    Raises:
+        ValueError: another one runs the model; they would take each other's attention away.
+    """
 
     def __init__(self, model: ReaderModel, pool: BlockPool) -> None:
+        self._before = model.model.config._attn_implementation
+        if self._before in ALL_ATTENTION_FUNCTIONS and isinstance(
+            ALL_ATTENTION_FUNCTIONS[self._before], PagedAttention
+        ):
+            raise ValueError(f"{model.name} is run by another engine already; close that first")
         self._model = model.model
         self._device = model.device
         fast = model.device.type == "cpu" and model.dtype in (torch.bfloat16, torch.float32)
         self.attention: PagedAttention = FastAttention(pool) if fast else ReferenceAttention(pool)
         self._name = f"refdesk_{id(self):x}"
-        self._before = model.model.config._attn_implementation
         ALL_ATTENTION_FUNCTIONS[self._name] = self.attention
         self._model.set_attn_implementation(self._name)
 
@@ -42,10 +54,11 @@ class Forward:
     def __call__(self, parts: tuple[Part, ...], token_ids: list[int], keep: list[int]) -> torch.Tensor:
         """The logits `[len(keep), vocabulary]` behind the rows `keep` of these tokens, the parts' end to end."""
         positions = [position for part in parts for position in part.positions()]
+        padding = [0] * (-len(token_ids) % _ROWS if len(token_ids) > _ROWS else 0)
         with self.attention.batch(parts):
             output: Any = self._model(
-                input_ids=torch.tensor([token_ids], device=self._device),
-                position_ids=torch.tensor([positions], device=self._device),
+                input_ids=torch.tensor([token_ids + padding], device=self._device),
+                position_ids=torch.tensor([positions + padding], device=self._device),
                 use_cache=False,
                 logits_to_keep=torch.tensor(keep or [0], device=self._device),
             )

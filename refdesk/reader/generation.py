@@ -13,7 +13,12 @@ FinishReason = Literal["stop", "length", "cancelled", "deadline"]
 
 
 def check_sampling(
-    max_new_tokens: int, temperature: float, top_p: float, stop: tuple[str, ...], deadline_s: float | None
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int | None,
+    stop: tuple[str, ...],
+    deadline_s: float | None,
 ) -> None:
     """Raise `InvalidOption` for the first of these that cannot be served."""
     if max_new_tokens < 1:
@@ -22,6 +27,8 @@ def check_sampling(
         raise InvalidOption("temperature", temperature, "a number from 0 (greedy) to 5")
     if not 0 < top_p <= 1:
         raise InvalidOption("top_p", top_p, "more than 0 and at most 1")
+    if seed is not None and not -(2**63) <= seed < 2**64:
+        raise InvalidOption("seed", seed, "a whole number of 64 bits")
     if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
         raise InvalidOption("stop", stop, "strings of at least one character each")
     if deadline_s is not None and not (isfinite(deadline_s) and deadline_s > 0):
@@ -65,7 +72,9 @@ class GenerationRequest:
             raise InvalidOption("passages", self.passages, "at least one token each")
         if not all(self.continuations):
             raise InvalidOption("continuations", self.continuations, "at least one token each")
-        check_sampling(self.max_new_tokens, self.temperature, self.top_p, self.stop, self.deadline_s)
+        check_sampling(
+            self.max_new_tokens, self.temperature, self.top_p, self.seed, self.stop, self.deadline_s
+        )
 
     def all_ids(self) -> Iterator[int]:
         """Every token id in it."""

@@ -81,7 +81,7 @@ class Job:
         self.readings = []
         for index, continuation in enumerate(self.request.continuations):
             self._score(index, continuation)
-        if not self.readings:
+        if not self.request.continuations:  # else the last that is scored goes on
             self._decode(logits)
 
     def _score(self, index: int, continuation: tuple[int, ...]) -> None:

@@ -14,8 +14,8 @@ class Reading:
     """`tokens` that go into `sequence`; `finished` gets the logits `[1, vocabulary]` behind the last of them, or
     with `keep_all` those behind each, when they are in.
 
-    `memory` thins the sequence as it says, `total` being the tokens that a rate divides and `parts` among how many
-    stretches a budget is divided. `generated`: the token is one that was generated.
+    `memory` thins the sequence as it says, `total` being the tokens that a rate divides, `parts` among how many
+    stretches a budget is divided, and `in_front` tokens that others hold and no budget is for. `generated`: the token is one that was generated.
     """
 
     def __init__(
@@ -27,6 +27,7 @@ class Reading:
         memory: MemoryOptions = KEEP_EVERYTHING,
         total: int = 0,
         parts: int = 1,
+        in_front: int = 0,
         generated: bool = False,
         keep_all: bool = False,
     ) -> None:
@@ -34,7 +35,7 @@ class Reading:
         self._tokens = tokens
         self._finished = finished
         self._memory = memory
-        self._budget = self._memory.budget_for(total, parts)
+        self._budget = self._memory.budget_for(total, parts) + in_front
         self.generated = generated
         self._keep_all = keep_all
         self._done = 0

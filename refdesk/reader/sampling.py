@@ -9,7 +9,8 @@ class Sampler:
     the same on every device."""
 
     def __init__(self, temperature: float, top_p: float, seed: int | None) -> None:
-        self._temperature = temperature
+        # So small a one takes the likeliest token; a smaller one would make infinities of logits.
+        self._temperature = max(temperature, 1e-6) if temperature else 0
         self._top_p = top_p
         self._generator = torch.Generator()
         if seed is None:

@@ -188,7 +188,15 @@ class Scheduler:
             for job in in_work.waiting:
                 job.runs.append(self._runs.hold(key))
 
-        return Reading(sequence, key.tokens, finished, memory=key.memory, total=len(key.tokens), parts=key.parts)
+        return Reading(
+            sequence,
+            key.tokens,
+            finished,
+            memory=key.memory,
+            total=len(key.tokens),
+            parts=key.parts,
+            in_front=sequence.position,
+        )
 
     # One forward.
 
