@@ -33,6 +33,7 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (retriever.InvalidSearch, 422, "invalid-question", "Invalid question"),
     (reader.InvalidOption, 422, "invalid-option", "Invalid option"),
     (memory.InvalidMemory, 422, "invalid-memory", "Invalid memory options"),
+    (memory.UnsupportedAttention, 503, "model-not-supported", "Model not supported"),
     (reader.MemoryTooSmall, 422, "memory-too-small", "Memory too small"),
     (reader.PromptTooLong, 422, "prompt-too-long", "Prompt too long"),
     (reader.DeadlineExceeded, 503, "deadline-exceeded", "Deadline exceeded"),

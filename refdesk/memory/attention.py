@@ -40,11 +40,13 @@ class Part:
 
 
 class PagedAttention(ABC):
-    """An attention function over one pool. `batch` names what the next forward is made of."""
+    """An attention function over one pool. `batch` names what the next forward is made of. `calls`: how often it
+    was called, once for each layer of a forward."""
 
     def __init__(self, pool: BlockPool) -> None:
         self.pool = pool
         self.parts: tuple[Part, ...] = ()
+        self.calls = 0
 
     @contextmanager
     def batch(self, parts: tuple[Part, ...]) -> Iterator[None]:
@@ -82,6 +84,7 @@ class PagedAttention(ABC):
         for name in ("softcap", "s_aux"):
             if more.get(name) is not None:
                 raise UnsupportedAttention(f"the model's attention uses {name}, which the store does not do")
+        self.calls += 1
         layer: int = module.layer_idx  # type: ignore[assignment]
         heads, rows, dim = query.shape[1:]
         grouped = query[0].view(key.shape[1], heads // key.shape[1], rows, dim)

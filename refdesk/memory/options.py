@@ -70,14 +70,6 @@ class MemoryOptions:
             after = slots * (ceil(budget / block_size) + ceil(new / block_size))
         return min(reading, everything), min(after, everything)
 
-    def described(self) -> dict[str, Any]:
-        """As it would be asked for."""
-        if self.policy is None:
-            return {"policy": "none"}
-        size = {"budget": self.budget} if self.budget is not None else {"rate": self.rate}
-        options = {field.name: getattr(self.policy, field.name) for field in fields(self.policy)}
-        return {"policy": self.policy.name, **size, **options}
-
 
 KEEP_EVERYTHING = MemoryOptions()
 

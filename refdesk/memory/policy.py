@@ -19,14 +19,12 @@ class EvictionPolicy(ABC):
 
     Facts, of the class: `name`, for requests. `shared`: the budget is one for all layers and heads, and whole
     blocks are evicted; else every head keeps the same number of entries. `while_reading`: evict also between the
-    chunks of a prompt, so that what is held never exceeds budget and chunk. `accumulates`: each generated token's
-    squared attention is added to the scores.
+    chunks of a prompt, so that what is held never exceeds budget and chunk.
     """
 
     name: ClassVar[str]
     shared: ClassVar[bool] = False
     while_reading: ClassVar[bool] = False
-    accumulates: ClassVar[bool] = False
 
     @property
     def window(self) -> int:
@@ -47,6 +45,11 @@ class EvictionPolicy(ABC):
     def while_decoding(self) -> bool:
         """Whether to evict again as an answer grows; else only what was read is thinned."""
         return True
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether each generated token's squared attention is added to the scores."""
+        return False
 
     @abstractmethod
     def score(self, positions: "torch.Tensor", attention: "torch.Tensor | None") -> "torch.Tensor":

@@ -31,9 +31,9 @@ class RunKey:
 
 @dataclass(eq=False)
 class Run:
-    """`table` `[layers, kv_heads, columns]`, of which `blocks`
-    are in use with `entries` entries, both `[layers, kv_heads]`. `position`: of the token behind it. `freed`,
-    `freed_blocks`: evicted when it was read. `users`: sequences that hold it."""
+    """`table` `[layers, kv_heads, columns]`, of which `blocks` are in use with `entries` entries, both `[layers,
+    kv_heads]`. `position`: of the token behind it. `freed`, `freed_blocks`: evicted when it was read. `users`:
+    sequences that hold it."""
 
     key: RunKey
     table: Ids

@@ -42,6 +42,11 @@ class Engine:
             raise InvalidOption("memory_bytes", memory_bytes, "at least 1")
         self._model = model
         self._pool = BlockPool.of_bytes(cache_shape(model), memory_bytes)
+        if self._pool.blocks < self._pool.shape.slots:
+            least = self._pool.shape.slots * self._pool.block_bytes
+            raise InvalidOption(
+                "memory_bytes", memory_bytes, f"at least {least}, a block for each layer and KV head"
+            )
         self._forward = Forward(model, self._pool)
         self._scheduler = Scheduler(self._pool, self._forward, chunk_tokens)
         self._changed = Condition()  # guards the three below
@@ -117,10 +122,10 @@ class Engine:
     def _take_in(self) -> bool:
         """Hand what has arrived to the scheduler; waits while there is nothing to do. False when closed."""
         with self._changed:
+            for stream in [stream for stream in self._jobs if stream.done]:
+                del self._jobs[stream]
             while not self._closed and self._scheduler.idle and not self._arrived:
                 self._changed.wait()
             while self._arrived:
                 self._scheduler.add(self._arrived.popleft())
-            for stream in [stream for stream in self._jobs if stream.done]:
-                del self._jobs[stream]
             return not self._closed

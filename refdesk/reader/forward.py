@@ -6,8 +6,10 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from refdesk.memory.attention import PagedAttention, Part, ReferenceAttention
+from refdesk.memory.errors import UnsupportedAttention
 from refdesk.memory.fast_attention import FastAttention
 from refdesk.memory.pool import BlockPool, CacheShape
+from refdesk.memory.sequence import Sequence
 from refdesk.reader.model import ReaderModel
 
 
@@ -33,6 +35,7 @@ class Forward:
     the pool, until `close()`.
 
     Raises:
+        UnsupportedAttention: the model keeps more than keys and values, or asks attention for more.
         ValueError: another one runs the model; they would take each other's attention away.
     """
 
@@ -49,6 +52,25 @@ class Forward:
         self._name = f"refdesk_{id(self):x}"
         ALL_ATTENTION_FUNCTIONS[self._name] = self.attention
         self._model.set_attn_implementation(self._name)
+        try:
+            self._try(Sequence(pool))
+        except Exception:
+            self.close()
+            raise
+
+    def _try(self, sequence: Sequence) -> None:
+        """Read two chunks: a model that cannot be run is told now, and the first question finds kernels made."""
+        try:
+            for rows in (2, 1):
+                self((Part(sequence, rows),), [0] * rows, [])
+        finally:
+            sequence.release()
+        layers = sequence.pool.shape.layers
+        if self.attention.calls != 2 * layers:
+            raise UnsupportedAttention(
+                f"{self.attention.calls // 2} of {layers} layers attend; expected all, for layers of another kind"
+                " keep what the store cannot hold"
+            )
 
     @torch.inference_mode()
     def __call__(self, parts: tuple[Part, ...], token_ids: list[int], keep: list[int]) -> torch.Tensor:

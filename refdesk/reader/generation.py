@@ -72,9 +72,7 @@ class GenerationRequest:
             raise InvalidOption("passages", self.passages, "at least one token each")
         if not all(self.continuations):
             raise InvalidOption("continuations", self.continuations, "at least one token each")
-        check_sampling(
-            self.max_new_tokens, self.temperature, self.top_p, self.seed, self.stop, self.deadline_s
-        )
+        check_sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed, self.stop, self.deadline_s)
 
     def all_ids(self) -> Iterator[int]:
         """Every token id in it."""

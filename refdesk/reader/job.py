@@ -199,6 +199,6 @@ def run_keys(request: GenerationRequest) -> tuple[RunKey, ...]:
     """Of the runs of a request: the prefix, then the passages, none twice."""
     prefix = RunKey(request.prefix) if request.prefix else None
     thinned = request.memory.policy is not None
-    memory, parts = (request.memory, len(request.passages)) if thinned else (KEEP_EVERYTHING, 1)
+    memory, parts = (request.memory, len(set(request.passages))) if thinned else (KEEP_EVERYTHING, 1)
     passages = [RunKey(tokens, prefix, memory, parts) for tokens in request.passages]
     return tuple(dict.fromkeys(([] if prefix is None else [prefix]) + passages))

@@ -117,7 +117,6 @@ def _text(text: str, model: "ReaderModel") -> tuple[int, ...]:
 
 def encode_answer(text: str, model: "ReaderModel") -> tuple[int, ...]:
     """The token ids of an answer as it stands behind the prompt."""
-    space = (
-        " " if model.tokenizer.chat_template is None else ""
-    )  # behind "Answer:", a template ends with a new line
+    # A template ends with a new line, plain text with "Answer:".
+    space = " " if model.tokenizer.chat_template is None else ""
     return _text(space + text.strip(), model)

@@ -65,9 +65,7 @@ class AnswerOptions:
         if self.reference is not None and not self.reference.strip():
             raise InvalidOption("reference", self.reference, "at least one word, or nothing")
         check_reading(self.reading)
-        check_sampling(
-            self.max_new_tokens, self.temperature, self.top_p, self.seed, self.stop, self.deadline_s
-        )
+        check_sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed, self.stop, self.deadline_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ class Reading:
     with `keep_all` those behind each, when they are in.
 
     `memory` thins the sequence as it says, `total` being the tokens that a rate divides, `parts` among how many
-    stretches a budget is divided, and `in_front` tokens that others hold and no budget is for. `generated`: the token is one that was generated.
+    stretches a budget is divided, and `in_front` tokens that others hold and no budget is for. `generated`: the
+    token is one that was generated.
     """
 
     def __init__(

@@ -40,6 +40,7 @@ from refdesk.eval.runs import (
     note_versions,
     settings_of,
 )
+from refdesk.reader.engine import Engine
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.qa import AnswerOptions
 from refdesk.retriever.collections import list_collections
@@ -176,6 +177,20 @@ def test_a_question_that_does_not_fit_the_window_is_told_and_the_others_are_answ
     assert (first.error, third.error) == (None, None)
     assert "the full context takes" in str(second.error)
     assert second.values["f1"] is None
+
+
+def test_a_question_that_does_not_fit_the_memory_is_told_and_the_others_are_answered(
+    desk: SmallDesk, model: ReaderModel
+) -> None:
+    desk.reader[1].close()
+    desk._small = (model, Engine(model, memory_bytes=640 * 6 * 136))  # 640 tokens
+    words = 800 // len(model.tokenizer.encode("Somewhere. "))
+    long = {"id": "long", "question": "Where?", "answers": ["here"], "documents": ["Somewhere. " * words]}
+    run = begin(desk, jsonl(ROWS[0], long, ROWS[1]), replace(SETTINGS, pipeline="full"))
+    finish(desk, run)
+    first, second, third = scores(desk, run)
+    assert (first.error, third.error) == (None, None)
+    assert "MiB of KV memory" in str(second.error)
 
 
 def test_a_limit_draws_the_same_questions_for_every_pipeline(desk: SmallDesk) -> None:

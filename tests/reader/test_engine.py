@@ -3,12 +3,14 @@
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
+from transformers import MambaConfig, MambaForCausalLM
 
+from refdesk.memory.errors import UnsupportedAttention
 from refdesk.memory.options import MemoryOptions
 from refdesk.memory.policies.streaming import Streaming
 from refdesk.reader.engine import Engine
@@ -306,6 +308,64 @@ def test_a_token_that_the_model_does_not_know_is_refused(tiny: Tiny) -> None:
                 engine.submit(request)
 
 
+def test_a_model_of_another_kind_is_refused_and_left_as_it_was(tiny: Tiny) -> None:
+    config = MambaConfig(vocab_size=400, hidden_size=16, num_hidden_layers=2, state_size=4)
+    config.num_attention_heads = 2
+    model = replace(tiny(), model=MambaForCausalLM(config).eval())
+    before = model.model.config._attn_implementation
+    with pytest.raises((UnsupportedAttention, ValueError)):
+        Engine(model)
+    assert model.model.config._attn_implementation == before
+
+
+def test_memory_for_less_than_a_token_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(InvalidOption, match="memory_bytes is 1000; expected at least"):
+        Engine(tiny(), memory_bytes=1000)
+
+
 def test_an_empty_continuation_is_refused(tiny: Tiny) -> None:
     with pytest.raises(InvalidOption, match="continuations"):
         GenerationRequest((1, 2), continuations=((),))
+
+
+@pytest.mark.parametrize("ends", ["length", "stop"])
+def test_an_answer_of_one_token_behind_continuations_of_one_ends_once(ends: str, tiny: Tiny) -> None:
+    model = replace(tiny())
+    request = GenerationRequest(encode(model), 1 if ends == "length" else 5)
+    with Engine(model) as engine:
+        first = engine.submit(request).result().token_ids[0]
+    model.__dict__["end_ids"] = frozenset({first} if ends == "stop" else ())
+    with Engine(model) as engine:
+        beside = engine.submit(replace(request, max_new_tokens=200, temperature=2.0, seed=1))
+        stream = engine.submit(replace(request, continuations=((5,), (9,))))
+        assert beside.result(timeout_s=30).finish_reason in ("length", "stop")
+        list(stream)
+    generation = stream.result()
+    assert (generation.token_ids, generation.finish_reason) == ((first,), ends)
+    assert [len(nll) for nll in generation.continuation_nll] == [1, 1]
+    assert generation.memory.held_entries == len(request.token_ids) * 6
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-45, 1e-7])
+def test_a_temperature_close_to_0_is_greedy(temperature: float, tiny: Tiny) -> None:
+    model = tiny()
+    with Engine(model) as engine:
+        greedy = engine.submit(GenerationRequest(encode(model), 10)).result()
+        sampled = engine.submit(GenerationRequest(encode(model), 10, temperature=temperature)).result(timeout_s=30)
+    assert sampled.token_ids == greedy.token_ids
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1, 10**30])
+def test_a_seed_of_more_than_64_bits_is_named(seed: int) -> None:
+    with pytest.raises(InvalidOption, match=str(seed)):
+        GenerationRequest((5,), temperature=1, seed=seed)
+
+
+def test_a_model_that_an_engine_runs_is_refused_to_another(tiny: Tiny) -> None:
+    model = tiny()
+    with Engine(model) as engine:
+        with pytest.raises(ValueError, match="another engine"):
+            Engine(model)
+        assert engine.submit(GenerationRequest(encode(model), 3)).result(timeout_s=30).completion_tokens
+    with Engine(model) as engine:
+        assert engine.submit(GenerationRequest(encode(model), 3)).result(timeout_s=30).completion_tokens

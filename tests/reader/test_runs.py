@@ -343,3 +343,15 @@ def test_idle_runs_give_way_to_requests_that_need_room(tiny: Tiny) -> None:
         world.finish()
         assert job.stream.result().finish_reason in ("length", "stop")
         assert world.pool.used == world.run_blocks < blocks(PREFIX, *PASSAGES)
+
+
+@pytest.mark.parametrize("name", ["snapkv", "random", "streaming", "rate"])
+def test_the_budget_of_a_passage_is_not_for_what_stands_in_front_of_it(name: str, tiny: Tiny) -> None:
+    held = []
+    for prefix in ((), PREFIX):
+        request = asked(38, 9, memory=memory_options(POLICIES[name]), prefix=prefix, passages=(ids(300, 104),))
+        with stepped(tiny()) as world:
+            job = world.add(replace(request, max_new_tokens=1, continuations=()))
+            world.finish()
+            held.append(job.stream.result().memory.held_entries - SLOTS * len(prefix))
+    assert held[0] == held[1]

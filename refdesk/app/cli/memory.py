@@ -13,6 +13,8 @@ def _parsed(context: click.Context, parameter: click.Parameter, given: tuple[str
         name, equals, value = one.partition("=")
         if not equals or not name or not value:
             raise click.BadParameter(f"{one!r}; expected {_SHAPE}", context, parameter)
+        if name in options:
+            raise click.BadParameter(f"{name} stands there twice", context, parameter)
         options[name] = _value(value)
     return options or None
 

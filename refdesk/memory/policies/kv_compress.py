@@ -25,7 +25,6 @@ class KVCompress(EvictionPolicy):
 
     name: ClassVar[str] = "kv_compress"
     shared: ClassVar[bool] = True
-    accumulates: ClassVar[bool] = True
 
     queries: int = 8
     pooling: int = 7
@@ -52,6 +51,11 @@ class KVCompress(EvictionPolicy):
     @property
     def while_decoding(self) -> bool:
         """Continual compression, section 4.3."""
+        return self.continual
+
+    @property
+    def accumulates(self) -> bool:
+        """Scores that are used again go on being collected."""
         return self.continual
 
     def score(self, positions: "torch.Tensor", attention: "torch.Tensor | None") -> "torch.Tensor":
