@@ -102,6 +102,7 @@ def test_every_bad_file_is_named_with_its_reason_and_the_others_come_in(data: Pa
             1,
             "'elephant'; expected one of",
         ),
+        (["ask", "why?", "--memory", "rate=2", "--memory", "rate=4"], {}, 2, "rate stands there twice"),
         (["eval", "run", "kv", "--memory", "rate=0.1"], {}, 1, "0.1; expected 1 to 1024"),
     ],
 )
