@@ -13,7 +13,8 @@ if TYPE_CHECKING:  # requests name policies, and torch takes seconds to import
 
 @dataclass(frozen=True)
 class KVCompress(EvictionPolicy):
-    """`queries`: how many of the last ones score the prompt (w of the paper's KVC-w). `power` 2 squares their
+    """`queries`: how many of the last ones score the prompt (w of the paper's KVC-w, which
+    prefers 8; behind a chat template's last words those see little of the question). `power` 2 squares their
     attention, 1 does not (the L1 variant). `pooling`: neighbours whose maximum counts, an odd number.
     `pool_first`: pool each query head, then sum the group, as the authors' code does; else sum, then pool, as
     equation 8 prints it. `protected`: latest tokens that stay. `continual`: compress again while the answer
@@ -26,7 +27,7 @@ class KVCompress(EvictionPolicy):
     name: ClassVar[str] = "kv_compress"
     shared: ClassVar[bool] = True
 
-    queries: int = 8
+    queries: int = 32
     pooling: int = 7
     power: int = 2
     pool_first: bool = True
