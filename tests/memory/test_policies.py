@@ -110,7 +110,7 @@ def test_random_draws_others_in_every_row_and_the_same_for_a_seed() -> None:
 def test_what_a_policy_keeps_in_any_case_is_its_option() -> None:
     kept = {policy: (policy.sinks, policy.recent, policy.window) for policy in map(_default, POLICIES)}
     assert kept == {
-        KVCompress(): (0, 32, 8),
+        KVCompress(): (0, 32, 32),
         SnapKV(): (0, 32, 32),
         Streaming(): (4, 0, 0),
         Random(): (0, 32, 0),
