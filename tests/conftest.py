@@ -1,4 +1,4 @@
-"""What the suites share: a real PostgreSQL, a small real embedder, the data for training and evaluation."""
+"""What the suites share: one thread for tiny models, a real PostgreSQL, a small real embedder, the data folder."""
 
 import os
 import uuid
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from sqlalchemy import Engine, create_engine, make_url, text
 
@@ -15,6 +16,15 @@ from refdesk.retriever.index import VectorIndex
 from refdesk.retriever.index.flat import FaissIndex
 from refdesk.retriever.index.pgvector import PgvectorIndex
 from refdesk.retriever.store import ChunkStore
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tiny matrices: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, prange, types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
 
 @intrinsic
@@ -23,16 +23,17 @@ def _as_float(typing_context: Any, bits: Any) -> Any:
     return types.float32(types.uint32), generate
 
 
-def _widened(number: Any) -> Any:
-    """The float32 of a stored number; 16 bits are those of a bfloat16. Compiled code only."""
-    raise NotImplementedError
+@intrinsic
+def _widened(typing_context: Any, number: Any) -> Any:
+    """The float32 of a stored number: itself, or that of the bfloat16 whose bits a uint16 holds."""
 
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if isinstance(number, types.Float):
+            return arguments[0]
+        word = ir.IntType(32)
+        return builder.bitcast(builder.shl(builder.zext(arguments[0], word), word(16)), ir.FloatType())
 
-@overload(_widened, inline="always", strict=False)
-def _widen(number: Any) -> Any:
-    if isinstance(number, types.Float):
-        return lambda number: number
-    return lambda number: _as_float(np.uint32(number) << np.uint32(16))
+    return types.float32(number), generate
 
 
 @njit(inline="always", cache=True)

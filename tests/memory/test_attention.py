@@ -14,6 +14,8 @@ from refdesk.memory.runs import RunKey, Runs
 from refdesk.memory.sequence import Sequence
 from tests.memory.worlds import Read, Story, Turn, World, check_pool, shape
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 3e-2}
 both = pytest.mark.parametrize("kind", [ReferenceAttention, FastAttention])
 

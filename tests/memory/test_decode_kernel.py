@@ -13,6 +13,8 @@ from refdesk.memory.fast_attention import FastAttention
 from refdesk.memory.pool import BlockPool
 from tests.memory.worlds import Turn, World, shape
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def test_its_exponential_is_right_to_single_precision() -> None:
     @njit  # type: ignore[untyped-decorator]

@@ -28,6 +28,8 @@ from tests.memory.worlds import (
     write,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 POLICIES = [
     KVCompress(queries=4, pooling=3, protected=3),
     SnapKV(queries=4, pooling=3),

@@ -9,6 +9,8 @@ from refdesk.memory.fast_attention import FastAttention
 from refdesk.memory.policies.kv_compress import KVCompress
 from tests.memory.worlds import Turn, World, shape
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def test_parts_of_one_row_stand_first() -> None:
     world = World(FastAttention)

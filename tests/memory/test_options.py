@@ -21,6 +21,8 @@ from refdesk.memory.pool import BlockPool
 from refdesk.memory.sequence import Sequence
 from tests.memory.worlds import check_pool, shape, write
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def test_nothing_asked_keeps_everything() -> None:
     for asked in (None, {}, {"policy": "none"}):

@@ -17,6 +17,8 @@ from refdesk.memory.pool import BlockPool
 from refdesk.memory.sequence import Sequence
 from tests.memory.worlds import held_positions, shape, write
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROWS = [(layer, head) for layer in range(2) for head in range(2)]
 
 

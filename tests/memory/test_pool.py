@@ -10,6 +10,8 @@ from refdesk.memory.errors import OutOfBlocks
 from refdesk.memory.pool import BlockPool, Ids, block_bytes
 from tests.memory.worlds import shape
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 POOL = shape(1, 1, 4)
 
 

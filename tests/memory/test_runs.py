@@ -8,6 +8,8 @@ from refdesk.memory.runs import RunKey, Runs
 from refdesk.memory.sequence import Sequence
 from tests.memory.worlds import held_positions, shape, write
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def pool_of(blocks: int = 200) -> BlockPool:
     return BlockPool(shape(2, 3, 2), blocks, 4)

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from refdesk.memory.eviction import best, blocks_to_evict
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Rows = list[list[float]]
 NEVER = float("inf")
 

@@ -11,6 +11,8 @@ from refdesk.memory.pool import BlockPool
 from refdesk.memory.sequence import Sequence
 from tests.memory.worlds import check_pool, held_positions, shape, write
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 HEADS = [(layer, head) for layer in range(2) for head in range(3)]
 
 

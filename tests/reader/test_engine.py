@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from refdesk.reader.engine import Engine
 from refdesk.reader.errors import EngineClosed, InvalidOption, PromptTooLong
 from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.model import ReaderModel
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Tiny = Callable[..., ReaderModel]
 PROMPT = "Question: where is the desk? Title: The desk. The passages say: café 東京."
@@ -33,15 +35,6 @@ def generated(model: ReaderModel, ids: tuple[int, ...], max_new_tokens: int) -> 
         prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=max_new_tokens
     )
     return tuple(output[0, len(ids) :].tolist())
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny matrices: more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])

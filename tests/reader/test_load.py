@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -10,7 +10,6 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-import torch
 
 from refdesk.memory.options import memory_options
 from refdesk.reader.engine import Engine
@@ -18,6 +17,8 @@ from refdesk.reader.errors import InvalidOption, MemoryTooSmall, PromptTooLong
 from refdesk.reader.generation import Generation, GenerationRequest
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.stream import Stream
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Tiny = Callable[..., ReaderModel]
 BLOCK_BYTES = 16 * (2 * 16 * 4 + 8)
@@ -32,14 +33,6 @@ MEMORIES: list[dict[str, Any]] = [
     {"policy": "snapkv", "budget": 48, "queries": 32},
     {"policy": "random", "budget": 64},
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def mixed(count: int, seed: int) -> list[GenerationRequest]:

@@ -18,6 +18,8 @@ from refdesk.reader.model import ReaderModel
 from refdesk.reader.scheduler import Scheduler
 from refdesk.reader.stream import Stream
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Tiny = Callable[..., ReaderModel]
 SLOTS = 6  # 3 layers of 2 KV heads
 POLICIES: dict[str, dict[str, Any]] = {
@@ -79,14 +81,6 @@ def stepped(model: ReaderModel, chunk_tokens: int = 24, tokens: int = 4000) -> I
         yield Stepped(model, pool, Scheduler(pool, forward, chunk_tokens))
     finally:
         forward.close()
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def asked(seed: int, count: int = 120, **options: Any) -> GenerationRequest:
