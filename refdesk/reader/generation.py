@@ -129,7 +129,7 @@ class Generation:
 
     `continuation_nll`: for each continuation asked for, in order, the negative log-likelihood of each of its
     tokens (nats), given the prompt as it was held in memory and the tokens before it; `score_s` is what that took,
-    which is in no other time. Empty where the generation ended before the prompt was read.
+    which is in no other time. Empty where the generation ended before all of them were read.
     """
 
     text: str

@@ -138,6 +138,8 @@ class Job:
         read = self._read or now
         decode_started = self._decode_started or now
         memory = self._memory_use()
+        # Some only could not be told from others: which ones comes in no order.
+        all_scored = len(self._nll) == len(self.request.continuations)
         self._release()
         self.stream.finish(
             Generation(
@@ -152,7 +154,7 @@ class Job:
                 memory=memory,
                 run_hits=self.run_hits,
                 run_misses=self.run_misses,
-                continuation_nll=tuple(nll for _, nll in sorted(self._nll.items())),
+                continuation_nll=tuple(nll for _, nll in sorted(self._nll.items())) if all_scored else (),
                 score_s=decode_started - read,
             )
         )

@@ -349,3 +349,16 @@ def test_the_budget_of_a_passage_is_not_for_what_stands_in_front_of_it(name: str
             world.finish()
             held.append(job.stream.result().memory.held_entries - SLOTS * len(prefix))
     assert held[0] == held[1]
+
+
+def test_continuations_are_told_all_or_none_when_a_request_ends_among_them(tiny: Tiny) -> None:
+    request = asked(77, 20)  # the second continuation, of one token, is scored before the first
+    with stepped(tiny("llama")) as world:
+        job = world.add(request)
+        world.step()
+        assert len(job._nll) == 1
+        job.cancelled = True
+        world.step()
+    found = job.stream.result()
+    assert found.finish_reason == "cancelled"
+    assert found.continuation_nll == ()
