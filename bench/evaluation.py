@@ -42,7 +42,7 @@ def asked() -> list[RunSettings]:
         *(("nq", 50, {"gold_at": at}, moved if at else EVERY) for at in (0, 4, 9, 14, 19)),
     ]
     runs = [
-        RunSettings(task=task, task_options=options, pipeline=pipeline, limit=limit)
+        RunSettings(task=task, task_options=options, pipeline=pipeline, limit=limit, adapter="none")
         for task, limit, options, pipelines in sets
         for pipeline in pipelines
     ]

@@ -18,12 +18,18 @@ RIVALS = ("snapkv", "streaming", "random")
 def asked() -> list[RunSettings]:
     """Runs over the same questions, which differ in memory or in reading."""
     nq = RunSettings(
-        "nq", "full", {"documents": 10, "gold_at": 4}, limit=50, reading="together", max_new_tokens=32
+        "nq",
+        "full",
+        {"documents": 10, "gold_at": 4},
+        limit=50,
+        reading="together",
+        max_new_tokens=32,
+        adapter="none",
     )
     nq20 = replace(nq, task_options={"documents": 20, "gold_at": 9})
-    squad = RunSettings("squad", "full", {"context": "article"}, limit=20, reading="together")
-    qmsum = RunSettings("qmsum", "truncation", limit=20, budget=4096, reading="together")
-    sec = RunSettings("sec10q", "top_k", limit=50, k=5, reading="together")
+    squad = RunSettings("squad", "full", {"context": "article"}, limit=20, reading="together", adapter="none")
+    qmsum = RunSettings("qmsum", "truncation", limit=20, budget=4096, reading="together", adapter="none")
+    sec = RunSettings("sec10q", "top_k", limit=50, k=5, reading="together", adapter="none")
     return [
         *(replace(nq, pipeline=pipeline) for pipeline in ("closed_book", "oracle", "full")),
         *(replace(nq, memory={"policy": "kv_compress", "rate": rate}) for rate in RATES),

@@ -48,6 +48,7 @@ collection = Table(
     # Grows with every change of what is searchable; a derived index compares it to know that it is stale.
     Column("revision", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("adapter", String(64)),  # by name: a shipped one has no row
 )
 
 document = Table(
@@ -167,6 +168,15 @@ evaluation_score = Table(
     Column("facts", JSON, nullable=False),
     Column("error", Text),
     UniqueConstraint("evaluation_id", "position"),
+)
+
+adapter = Table(
+    "adapter",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("job_id", ForeignKey("job.id", ondelete="CASCADE"), nullable=False, unique=True),
+    Column("settings", JSON, nullable=False),
+    Column("card", JSON(none_as_null=True)),  # there when it is trained
 )
 
 api_key = Table(

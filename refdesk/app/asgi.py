@@ -20,6 +20,7 @@ from refdesk import __version__
 from refdesk.app.auth import require
 from refdesk.app.build import Desk
 from refdesk.app.problems import respond
+from refdesk.app.rest.adapters import AdaptersController
 from refdesk.app.rest.answers import AnswersController
 from refdesk.app.rest.collections import CollectionsController
 from refdesk.app.rest.documents import DocumentsController
@@ -50,6 +51,7 @@ def create_app(desk: Desk) -> Litestar:
     api = Router(
         "/v1",
         route_handlers=[
+            AdaptersController,
             AnswersController,
             CollectionsController,
             DatasetsController,

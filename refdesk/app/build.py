@@ -4,22 +4,34 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine as Database
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from refdesk.app.adapters import (
+    NONE,
+    SHIPPED,
+    AdapterEntry,
+    delete_adapter,
+    get_adapter,
+    shipped_adapter,
+)
+from refdesk.app.craft import Crafting, CraftSettings, craft_folder, start_training
 from refdesk.app.evaluation import Evaluation, start_runs
 from refdesk.app.ingestion import Ingestion
 from refdesk.app.intake import Intake, Upload, take_in
 from refdesk.app.settings import Settings
 from refdesk.app.worker import Worker
+from refdesk.craft.card import read_card
 from refdesk.database import open_database
 from refdesk.eval.corpus import dataset_collection
 from refdesk.eval.plan import RunSettings
 from refdesk.eval.run import Run
 from refdesk.eval.runs import delete_dataset
+from refdesk.reader.errors import AdapterNotFound
 from refdesk.reader.passage import Passage
 from refdesk.reader.qa import QA, Retrieve
 from refdesk.retriever.collections import (
@@ -27,15 +39,17 @@ from refdesk.retriever.collections import (
     create_collection,
     delete_collection,
     get_collection,
+    set_adapter,
 )
 from refdesk.retriever.documents import delete_document, get_document, offset_maps
 from refdesk.retriever.embedder import Embedder
 from refdesk.retriever.errors import UnknownCollection
 from refdesk.retriever.index import VectorIndex
 from refdesk.retriever.index.flat import FaissIndex
-from refdesk.retriever.store import ChunkStore, Search
+from refdesk.retriever.store import ChunkStore, Hit, Search
 
 if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
+    from refdesk.reader.adapter import Adapter
     from refdesk.reader.engine import Engine
     from refdesk.reader.model import ReaderModel
 
@@ -57,6 +71,7 @@ class Desk:
         self._loading_reader = threading.Lock()  # of its own: documents come in while the model loads
         self._embedder: Embedder | None = None
         self._reader: tuple[ReaderModel, Engine] | None = None
+        self._adapters: dict[str, Adapter | None] = {}
         self._stores: dict[str, ChunkStore] = {}
         self._workers: dict[str, Worker] = {}
 
@@ -96,8 +111,7 @@ class Desk:
         Each kind has a worker of its own, so that an evaluation of hours holds up no ingestion.
         """
         ingestion = Ingestion(self.engine, lambda: self.embedder, self.open_store)
-        evaluation = Evaluation(self)
-        for work in (ingestion, evaluation):
+        for work in (ingestion, Evaluation(self), Crafting(self)):
             if not kinds or work.kind in kinds:
                 self._workers[work.kind] = Worker(self.engine, work)
                 self._workers[work.kind].start()
@@ -121,8 +135,85 @@ class Desk:
             "model": "ok" if self._reader is not None else "loading",
         }
 
-    def create_collection(self, name: str, size: int | None = None, overlap: int | None = None) -> Collection:
-        """Make a collection that the desk's embedder serves; see `retriever.collections`."""
+    def adapter(self, asked: str | None = None, collection_name: str | None = None) -> "Adapter | None":
+        """The adapter to answer with: the one that is asked for by name, else the collection's, else the
+        service's; None for the model as it is. Loaded once.
+
+        Raises:
+            AdapterNotFound: there is none of this name, or it is not ready.
+            AdapterMismatch: it was trained for another model.
+            UnknownCollection: see `get_collection`.
+        """
+        if asked is None and collection_name is not None:
+            asked = get_collection(self.engine, collection_name).adapter
+        name = asked or self.settings.adapter
+        if name == NONE:
+            return None
+        model, _ = self.reader
+        with self._loading_reader:
+            if name not in self._adapters:
+                self._adapters[name] = self._load_adapter(name, model)
+            return self._adapters[name]
+
+    def _load_adapter(self, name: str, model: "ReaderModel") -> "Adapter | None":
+        shipped = shipped_adapter()
+        if name == "auto":
+            if shipped is None or read_card(shipped / "card.json")["base_fingerprint"] != model.fingerprint:
+                return None
+            name = SHIPPED
+        entry = get_adapter(self.engine, name)
+        if not entry.ready:
+            raise AdapterNotFound(f"adapter {name!r} is not ready; its training is {entry.state}")
+        from refdesk.reader.adapter import load_adapter
+
+        return load_adapter(
+            shipped if entry.job_id is None and shipped else self.adapter_folder(name), model, name
+        )
+
+    def adapter_folder(self, name: str) -> Path:
+        """Where an adapter of this desk is kept."""
+        return self.settings.data / "adapters" / name
+
+    def trainable_model(self) -> "ReaderModel":
+        """The model again, apart from the one that answers, loaded to be trained."""
+        from refdesk.reader.model import load_model
+
+        settings = self.settings
+        return load_model(settings.model or None, settings.data, dtype=settings.dtype, packed=False)
+
+    def sample_passages(self, collection: Collection, count: int, seed: int) -> list[Passage]:
+        """At most `count` passages of a collection, drawn by `seed`."""
+        return self._passages(self.open_store(collection).sample(count, seed))
+
+    def start_training(self, name: str, wanted: CraftSettings) -> AdapterEntry:
+        """Queue the training of an adapter; see `app.craft`."""
+        entry = start_training(self.engine, name, wanted)
+        self._wake(Crafting.kind)
+        return entry
+
+    def delete_adapter(self, name: str) -> None:
+        """Remove an adapter everywhere. Raises AdapterNotFound, AdapterBusy."""
+        delete_adapter(self.engine, name, [self.adapter_folder(name), craft_folder(self, name)])
+        with self._loading_reader:
+            self._adapters.pop(name, None)
+
+    def set_adapter(self, collection_name: str, adapter: str | None) -> Collection:
+        """Answer a collection's questions with another adapter. Raises UnknownCollection, AdapterNotFound."""
+        if adapter is not None:
+            self._check_adapter(adapter)
+        return set_adapter(self.engine, get_collection(self.engine, collection_name), adapter)
+
+    def _check_adapter(self, name: str) -> None:
+        if name != NONE and not get_adapter(self.engine, name).ready:
+            raise AdapterNotFound(f"adapter {name!r} is not ready")
+
+    def create_collection(
+        self, name: str, size: int | None = None, overlap: int | None = None, adapter: str | None = None
+    ) -> Collection:
+        """Make a collection that the desk's embedder serves; see `retriever.collections`. Raises
+        AdapterNotFound."""
+        if adapter is not None:
+            self._check_adapter(adapter)
         return create_collection(
             self.engine,
             name,
@@ -131,6 +222,7 @@ class Desk:
             max_tokens=self.embedder.max_tokens,
             chunk_size=size,
             chunk_overlap=overlap,
+            adapter=adapter,
         )
 
     def open_store(self, collection: Collection) -> ChunkStore:
@@ -172,26 +264,28 @@ class Desk:
         store = self.open_store(get_collection(self.engine, collection_name))
 
         def retrieve(question: str, k: int, sources: tuple[str, ...] | None) -> list[Passage]:
-            hits = store.retrieve(question, k, sources, search=search)
-            maps = offset_maps(self.engine, {hit.document_id for hit in hits})
-            passages = []
-            for hit in hits:
-                pages = maps[hit.document_id] if maps[hit.document_id].unit == "page" else None
-                passages.append(
-                    Passage(
-                        document_id=hit.source_id,
-                        title=hit.title,
-                        text=hit.text,
-                        start=hit.start,
-                        end=hit.end,
-                        score=hit.score,
-                        page=pages.locate(hit.start) if pages else None,
-                        page_starts=pages.within(hit.start, hit.end) if pages else (),
-                    )
-                )
-            return passages
+            return self._passages(store.retrieve(question, k, sources, search=search))
 
         return retrieve
+
+    def _passages(self, hits: Sequence[Hit]) -> list[Passage]:
+        maps = offset_maps(self.engine, {hit.document_id for hit in hits})
+        passages = []
+        for hit in hits:
+            pages = maps[hit.document_id] if maps[hit.document_id].unit == "page" else None
+            passages.append(
+                Passage(
+                    document_id=hit.source_id,
+                    title=hit.title,
+                    text=hit.text,
+                    start=hit.start,
+                    end=hit.end,
+                    score=hit.score,
+                    page=pages.locate(hit.start) if pages else None,
+                    page_starts=pages.within(hit.start, hit.end) if pages else (),
+                )
+            )
+        return passages
 
     def delete_document(self, collection: Collection, key: str) -> None:
         """Remove a document everywhere. Raises UnknownDocument."""

@@ -10,6 +10,7 @@ from litestar.exceptions import HTTPException, ValidationException
 
 from refdesk.app.auth import Forbidden, Unauthorized
 from refdesk.app.jobs import UnknownJob
+from refdesk.craft import errors as craft
 from refdesk.eval import errors as evaluation
 from refdesk.memory import errors as memory
 from refdesk.reader import errors as reader
@@ -34,6 +35,11 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (reader.InvalidOption, 422, "invalid-option", "Invalid option"),
     (memory.InvalidMemory, 422, "invalid-memory", "Invalid memory options"),
     (memory.UnsupportedAttention, 503, "model-not-supported", "Model not supported"),
+    (reader.AdapterNotFound, 404, "unknown-adapter", "Unknown adapter"),
+    (reader.AdapterMismatch, 409, "adapter-mismatch", "Adapter of another model"),
+    (craft.AdapterExists, 409, "adapter-exists", "Adapter exists"),
+    (craft.AdapterBusy, 409, "adapter-busy", "Adapter busy"),
+    (craft.CraftError, 422, "invalid-recipe", "Invalid recipe"),
     (reader.MemoryTooSmall, 422, "memory-too-small", "Memory too small"),
     (reader.PromptTooLong, 422, "prompt-too-long", "Prompt too long"),
     (reader.DeadlineExceeded, 503, "deadline-exceeded", "Deadline exceeded"),

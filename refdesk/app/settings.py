@@ -35,6 +35,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8040
     max_upload_mb: int = 64
+    adapter: str = "auto"  # auto: the shipped one where it fits the model; none: the model as it is; or a name
     kv_memory_mb: int = 1024  # the ceiling of what all requests together hold of what they have read
     log: str = "info"
 

@@ -13,7 +13,20 @@ from refdesk.eval.statistics import Difference, Estimate, interval, paired_diffe
 _PLACES = ("gold_at", "depth")
 _FEW = 30
 # What may differ between runs of one task and is not told by their other columns.
-_TELLING = ("k", "search", "budget", "max_new_tokens", "limit", "seed", "collection", "reading", "memory")
+_TELLING = (
+    "k",
+    "search",
+    "budget",
+    "max_new_tokens",
+    "limit",
+    "seed",
+    "collection",
+    "reading",
+    "memory",
+    "form",
+    "adapter",
+    "part",
+)
 _FLOOR = "closed_book"
 
 

@@ -10,6 +10,7 @@ from refdesk.retriever.ingest import PassageEmbedder
 from refdesk.retriever.store import ChunkStore, Search
 
 if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
+    from refdesk.reader.adapter import Adapter
     from refdesk.reader.engine import Engine
     from refdesk.reader.model import ReaderModel
 
@@ -28,6 +29,9 @@ class Desk(Protocol):
     @property
     def reader(self) -> "tuple[ReaderModel, Engine]":
         """The model that answers and the engine that runs it."""
+
+    def adapter(self, asked: str | None = None) -> "Adapter | None":
+        """The adapter of this name, or the service's own; None for the model as it is."""
 
     def ensure_collection(self, name: str) -> Collection:
         """The collection of this name, made if it is missing."""

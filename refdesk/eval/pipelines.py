@@ -4,6 +4,7 @@ Each is a function from an example to what `QA` calls to retrieve, so the prompt
 those that serve users. A new one is a function and a line in `PIPELINES`.
 """
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from refdesk.craft.question import holds
 from refdesk.eval.example import Document, Example, Span
 from refdesk.reader.errors import PromptTooLong
 from refdesk.reader.passage import Passage
@@ -79,6 +81,28 @@ def _oracle(example: Example, bench: Workbench) -> Retrieve:
     return _given([_passage(documents[span.document_id], span.start, span.end) for span in example.gold])
 
 
+def _oracle_k(example: Example, bench: Workbench) -> Retrieve:
+    documents = bench.documents(example)
+    gold = [_passage(documents[span.document_id], span.start, span.end) for span in example.gold]
+    kept_out = [Span(passage.document_id, passage.start, passage.end) for passage in gold]
+
+    def retrieve(question: str, k: int, _documents: tuple[str, ...] | None) -> Sequence[Passage]:
+        # Among four times as many there are enough that are wrong, or there are no more.
+        wrong = [
+            passage
+            for passage in bench.retrieve(question, 4 * k, None)
+            if not any(_overlap(passage, span) for span in kept_out) and not holds(passage.text, example.answers)
+        ]
+        chosen = gold + wrong[: max(k - len(gold), 0)]
+        return random.Random(example.id).sample(chosen, len(chosen))
+
+    return retrieve
+
+
+def _overlap(passage: Passage, span: Span) -> bool:
+    return passage.document_id == span.document_id and passage.start < span.end and span.start < passage.end
+
+
 def _full(example: Example, bench: Workbench) -> Retrieve:
     documents = bench.documents(example).values()
     length = sum(len(bench.offsets(document)) for document in documents)
@@ -142,6 +166,13 @@ PIPELINES: dict[str, Pipeline] = {
     ),
     "oracle": Pipeline(
         "the gold passages alone: what a perfect retriever would give", True, _oracle, needs="gold"
+    ),
+    "oracle_k": Pipeline(
+        "the gold passages among the best wrong chunks, k in all, in random order",
+        True,
+        _oracle_k,
+        indexed=True,
+        needs="gold",
     ),
     "truncation": Pipeline("the first and the last half of the budget, the middle cut out", False, _truncation),
     "top_k": Pipeline("the k best chunks, as the service retrieves them", True, _top_k, indexed=True),

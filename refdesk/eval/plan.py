@@ -12,11 +12,13 @@ from refdesk.eval.dataset import Dataset
 from refdesk.eval.errors import InvalidRun, UnknownPipeline
 from refdesk.eval.example import Document, DocumentFile, Example
 from refdesk.eval.metrics import check_metrics
+from refdesk.eval.part import Part, check_part, is_in
 from refdesk.eval.pipelines import PIPELINES, Pipeline
 from refdesk.eval.task import Task
 from refdesk.eval.tasks import find_task
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import memory_options
+from refdesk.reader.answer_form import AnswerForm, check_form
 from refdesk.reader.errors import InvalidOption
 from refdesk.reader.prompt import AskedReading, check_reading
 from refdesk.retriever.store import Search
@@ -28,17 +30,19 @@ _DEFAULT_K = 3
 
 @dataclass(frozen=True)
 class RunSettings:
-    """`task`: a name of `refdesk.eval.tasks`, or of an uploaded data set. `limit`: that many questions, drawn by
+    """`task`: a name of `refdesk.eval.tasks`, or of an uploaded data set. `part`: of its questions, those that may
+    be trained on or those that are kept back; see `refdesk.eval.part`. `limit`: that many of them, drawn by
     `seed`; None for all. `k`, `search`: of pipelines that retrieve, in chunks. `budget`: of pipelines that cut, in
-    tokens of the reader. `collection`: where a data set without documents of its own is asked. `metrics`: None
-    for those that the task names. `benchmarks`: where the data of named tasks lie; see `benchmark_folder`. None
-    elsewhere: the task's default. `reading`, `memory`: as a question's options; None keeps everything. Answers are
-    greedy.
+    tokens of the reader. `collection`: where a data set without documents of its own is asked. `metrics`: None for
+    those that the task names. `benchmarks`: where the data of named tasks lie; see `benchmark_folder`. None
+    elsewhere: the task's default. `reading`, `memory`, `form`, `adapter`: as a question's options; memory None
+    keeps everything, adapter None is the service's own. Answers are greedy.
     """
 
     task: str
     pipeline: str = "top_k"
     task_options: Mapping[str, Any] = field(default_factory=dict)
+    part: Part = "all"
     limit: int | None = None
     seed: int = 0
     k: int | None = None
@@ -48,6 +52,8 @@ class RunSettings:
     collection: str | None = None
     reading: AskedReading = "auto"
     memory: Mapping[str, Any] | None = None
+    form: AnswerForm = "short"
+    adapter: str | None = None
     metrics: tuple[str, ...] | None = None
     benchmarks: str = ""
 
@@ -89,7 +95,10 @@ def make_plan(settings: RunSettings, dataset: Dataset | None = None) -> Plan:
     _check_numbers(settings, task)
     data = Path() if dataset is not None else benchmark_folder(settings.benchmarks)
     corpus = tuple(task.corpus(data))
-    every = tuple(task.examples(data))
+    check_part(settings.part)
+    every = tuple(example for example in task.examples(data) if is_in(settings.part, settings.task, example))
+    if not every:
+        raise InvalidRun(f"part is {settings.part!r}, but {settings.task} has no such questions")
     _check_documents(settings, pipeline, every, bool(corpus))
     examples = _drawn(every, settings)
     if not any(pipeline.knows_enough(example) for example in examples):
@@ -129,6 +138,7 @@ def _check_numbers(settings: RunSettings, task: Task) -> None:
         raise InvalidRun(f"search is {settings.search!r}; expected one of {', '.join(get_args(Search))}")
     try:
         check_reading(settings.reading)
+        check_form(settings.form)
         memory_options(settings.memory)
     except (InvalidOption, InvalidMemory) as error:
         raise InvalidRun(str(error)) from error

@@ -11,12 +11,12 @@ from refdesk.eval.desk import Desk
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "sentence-transformers", "faiss-cpu", "numpy")
 # Other answers could come from these; a run that began with one of them goes on with no other.
-DECISIVE = ("data", "model", "model_fingerprint", "dtype", "embedder")
+DECISIVE = ("data", "model", "model_fingerprint", "dtype", "adapter", "embedder")
 
 
-def versions(desk: Desk, *, reads: bool, indexed: bool) -> dict[str, str]:
-    """Libraries, machine, and the models that are used: the reader if the run `reads`, the embedder if its
-    documents are `indexed`."""
+def versions(desk: Desk, *, reads: bool, indexed: bool, adapter: str | None = None) -> dict[str, str]:
+    """Libraries, machine, and the models that are used: the reader with its `adapter` if the run `reads`, the
+    embedder if its documents are `indexed`."""
     found = {"refdesk": refdesk.__version__, "python": platform.python_version()}
     for library in _LIBRARIES:
         try:
@@ -30,6 +30,8 @@ def versions(desk: Desk, *, reads: bool, indexed: bool) -> dict[str, str]:
         found["model_fingerprint"] = model.fingerprint
         found["dtype"] = str(model.dtype).removeprefix("torch.")
         found["device"] = model.device.type
+        used = desk.adapter(adapter)
+        found["adapter"] = "none" if used is None else f"{used.name} {used.fingerprint}"
     if indexed:
         found["embedder"] = desk.embedder.name
     return found

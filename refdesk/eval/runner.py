@@ -67,7 +67,12 @@ def _ingested(desk: Desk, run: Run, plan: Plan, progress: Callable[[str], None])
 def _check_provenance(desk: Desk, run: Run, plan: Plan) -> None:
     if run.versions.get("data") != plan.data_digest:
         raise InvalidRun(f"run {run.id} began over other data; the questions of {run.task} have changed since")
-    used = versions(desk, reads=not plan.task.retrieval_only, indexed=plan.pipeline.indexed)
+    used = versions(
+        desk,
+        reads=not plan.task.retrieval_only,
+        indexed=plan.pipeline.indexed,
+        adapter=plan.settings.adapter,
+    )
     used["data"] = plan.data_digest
     if len(run.versions) == 1:
         note_versions(desk.engine, run.id, used, source_commit())
@@ -104,6 +109,7 @@ class _Reader:
     def __init__(self, desk: Desk, plan: Plan, collection: str) -> None:
         self._plan = plan
         self._model, self._engine = desk.reader
+        self._adapter = desk.adapter(plan.settings.adapter)
         shared: dict[str, Document] = {}
 
         def corpus() -> dict[str, Document]:
@@ -137,6 +143,8 @@ class _Reader:
             max_new_tokens=self._bench.max_new_tokens,
             reading=self._plan.settings.reading,
             memory=memory_options(self._plan.settings.memory),
+            form=self._plan.settings.form,
+            adapter=self._adapter,
             reference=example.answers[0] if example.answers else None,
         )
         try:
@@ -170,6 +178,7 @@ def _outcome(answer: Answer, ranking: tuple[str, ...]) -> Outcome:
         ranking=ranking,
         nll=answer.reference_nll,
         abstained=answer.finish_reason == "no_passages" or is_abstention(answer.text),
+        well_formed=answer.well_formed,
     )
 
 

@@ -12,6 +12,8 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
+from refdesk.memory.bfloat16 import widened
+
 
 @intrinsic
 def _as_float(typing_context: Any, bits: Any) -> Any:
@@ -21,19 +23,6 @@ def _as_float(typing_context: Any, bits: Any) -> Any:
         return builder.bitcast(arguments[0], ir.FloatType())
 
     return types.float32(types.uint32), generate
-
-
-@intrinsic
-def _widened(typing_context: Any, number: Any) -> Any:
-    """The float32 of a stored number: itself, or that of the bfloat16 whose bits a uint16 holds."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if isinstance(number, types.Float):
-            return arguments[0]
-        word = ir.IntType(32)
-        return builder.bitcast(builder.shl(builder.zext(arguments[0], word), word(16)), ir.FloatType())
-
-    return types.float32(number), generate
 
 
 @njit(inline="always", cache=True)
@@ -56,7 +45,7 @@ def _exp(x: Any) -> Any:
 def _widen_block(stored: Any, wide: Any) -> None:
     for i in range(stored.shape[0]):
         for c in range(stored.shape[1]):
-            wide[i, c] = _widened(stored[i, c])
+            wide[i, c] = widened(stored[i, c])
 
 
 @njit(fastmath=True, nogil=True, cache=True)

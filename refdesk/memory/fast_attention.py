@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from refdesk.memory.attention import PagedAttention, Part
+from refdesk.memory.bfloat16 import as_numpy
 from refdesk.memory.decode_kernel import attend
 from refdesk.memory.errors import UnsupportedAttention
 from refdesk.memory.pool import BlockPool
@@ -32,7 +33,7 @@ class FastAttention(PagedAttention):
             raise UnsupportedAttention(f"no fast attention for {pool.shape.dtype} on {pool.shape.device}")
         super().__init__(pool)
         tensors = (pool.keys, pool.values, pool.positions, pool.scores)
-        self._pool = (*map(_as_numpy, tensors), pool.fill)
+        self._pool = (*map(as_numpy, tensors), pool.fill)
 
     def _begin(self) -> None:
         self._single = 0
@@ -86,8 +87,8 @@ class FastAttention(PagedAttention):
         with _compiled_code:
             attend(
                 rows.numpy(),
-                _as_numpy(key.transpose(0, 1).contiguous()),
-                _as_numpy(value.transpose(0, 1).contiguous()),
+                as_numpy(key.transpose(0, 1).contiguous()),
+                as_numpy(value.transpose(0, 1).contiguous()),
                 *self._pool,
                 self._table[layer],
                 self._blocks[layer],
@@ -144,12 +145,6 @@ class FastAttention(PagedAttention):
 
 def _is_single(part: Part) -> bool:
     return part.rows == 1 and not part.observe
-
-
-def _as_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """The same memory; 16-bit numbers as uint16, for numpy knows no bfloat16."""
-    array: np.ndarray = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    return array
 
 
 def _attend_tiles(

@@ -14,16 +14,18 @@ from refdesk.memory.sequence import Counts, Sequence
 @dataclass(frozen=True)
 class RunKey:
     """Everything that the entries of a run depend on, within one model: its tokens, the run it was read behind,
-    how it was thinned, and among how many stretches a budget was divided."""
+    how it was thinned, among how many stretches a budget was divided, and the fingerprint of the adapter that read
+    it (empty without one)."""
 
     tokens: tuple[int, ...]
     behind: "RunKey | None" = None
     memory: MemoryOptions = KEEP_EVERYTHING
     parts: int = 1
+    adapter: str = ""
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.tokens, self.behind, self.memory, self.parts))
+        return hash((self.tokens, self.behind, self.memory, self.parts, self.adapter))
 
     def __hash__(self) -> int:
         return self._hash  # computed once: keys are long, and looked up at every step

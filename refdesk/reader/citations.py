@@ -98,6 +98,19 @@ def cite(answer: str, question: str, passages: Sequence[Passage]) -> list[Citati
     return kept
 
 
+def cite_quotes(quotes: Sequence[str], passages: Sequence[Passage]) -> list[Citation]:
+    """Where the quotes stand, to the letter but for white space, in their order and none twice; those that stand
+    in no passage are left out."""
+    found: list[Citation] = []
+    for quote in dict.fromkeys(quotes):
+        pattern = re.compile(r"\s+".join(map(re.escape, quote.split())))
+        place = next(((p, match) for p in passages if (match := pattern.search(p.text))), None)
+        if place is not None:
+            passage, match = place
+            found.append(_cited(passage, match.start(), match.end(), support=1.0))
+    return found
+
+
 def is_abstention(answer: str) -> bool:
     """Whether the answer begins by saying that the passages do not hold it."""
     first = next(iter(split_sentences(answer)), None)
@@ -191,15 +204,19 @@ def _stands_in(words: list[str], among: tuple[str, ...]) -> bool:
 
 
 def _citation(quote: _Quote, support: float) -> Citation:
-    passage = quote.passage
+    return _cited(quote.passage, quote.start, quote.end, round(support, 4))
+
+
+def _cited(passage: Passage, start: int, end: int, support: float) -> Citation:
+    """`passage.text[start:end]` as a citation."""
     return Citation(
         document_id=passage.document_id,
         title=passage.title,
-        page=passage.page_at(quote.start),
-        start=passage.start + quote.start,
-        end=passage.start + quote.end,
-        quote=passage.text[quote.start : quote.end],
-        support=round(support, 4),
+        page=passage.page_at(start),
+        start=passage.start + start,
+        end=passage.start + end,
+        quote=passage.text[start:end],
+        support=support,
     )
 
 

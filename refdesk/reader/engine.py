@@ -63,8 +63,11 @@ class Engine:
             InvalidOption: a token id that the model does not know.
             PromptTooLong: prompt and answer do not fit the model's window.
             MemoryTooSmall: they can never fit the engine's memory.
+            AdapterMismatch: the adapter is for another model, or this one's weights are not packed.
             EngineClosed: after `close()`.
         """
+        if request.adapter is not None:
+            request.adapter.check_fits(self._model)
         if request.end > self._model.window:
             read = request.end - request.room
             raise PromptTooLong(read, request.room, self._model.window)

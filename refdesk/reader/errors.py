@@ -54,3 +54,11 @@ class DeadlineExceeded(ReaderError):
 
 class EngineClosed(ReaderError):
     """The engine takes no more requests."""
+
+
+class AdapterNotFound(ReaderError):
+    """There is no adapter of that name, or it cannot be read; the message says which and why."""
+
+
+class AdapterMismatch(ReaderError):
+    """The adapter was trained for another model, or this model cannot take it; the message says why."""

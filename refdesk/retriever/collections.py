@@ -27,7 +27,8 @@ SMALLEST_CHUNK = 16
 
 @dataclass(frozen=True)
 class Collection:
-    """One collection; sizes in tokens of its embedder."""
+    """One collection; sizes in tokens of its embedder. `adapter`: which its questions are answered with; None for
+    the service's own."""
 
     id: str
     name: str
@@ -37,6 +38,7 @@ class Collection:
     chunk_overlap: int
     revision: int
     created_at: float
+    adapter: str | None
 
 
 def create_collection(
@@ -48,6 +50,7 @@ def create_collection(
     max_tokens: int,
     chunk_size: int | None = None,
     chunk_overlap: int | None = None,
+    adapter: str | None = None,
 ) -> Collection:
     """Make an empty collection that remembers who embeds it (`max_tokens`: that embedder's window).
 
@@ -67,13 +70,22 @@ def create_collection(
         raise InvalidCollection(f"chunk_size {size}: expected {SMALLEST_CHUNK} to {largest} tokens for {embedder}")
     if not 0 <= overlap <= size // 2:
         raise InvalidCollection(f"chunk_overlap {overlap}: expected 0 to {size // 2} (half of chunk_size {size})")
-    collection = Collection(uuid.uuid4().hex, name, embedder, dimension, size, overlap, 0, time.time())
+    collection = Collection(uuid.uuid4().hex, name, embedder, dimension, size, overlap, 0, time.time(), adapter)
     try:
         with transaction(engine) as connection:
             connection.execute(insert(schema.collection).values(**vars(collection)))
     except IntegrityError:
         raise CollectionExists(f"collection {name!r} exists already") from None
     return collection
+
+
+def set_adapter(engine: Engine, collection: Collection, adapter: str | None) -> Collection:
+    """Answer a collection's questions with another adapter from now on."""
+    with transaction(engine) as connection:
+        connection.execute(
+            update(schema.collection).where(schema.collection.c.id == collection.id).values(adapter=adapter)
+        )
+    return get_collection(engine, collection.name)
 
 
 def get_collection(engine: Engine, name: str) -> Collection:

@@ -5,6 +5,7 @@ of SQL if the collection's revision has moved. That one mechanism covers ingesti
 between two steps, a lost index file and a second process on the same data.
 """
 
+import random
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -118,6 +119,14 @@ class ChunkStore(VectorStore):
             self._revision = revision
             if flush:
                 self._index.flush()
+
+    def sample(self, count: int, seed: int = 0) -> list[Hit]:
+        """At most `count` searchable chunks, drawn by `seed`, with no score."""
+        with self._engine.connect() as connection:
+            statement = self._searchable(_chunk.id).order_by(_document.source_id, _chunk.start)
+            ids = list(connection.execute(statement).scalars())
+        chosen = random.Random(seed).sample(ids, min(count, len(ids)))
+        return [hit for one in chosen for hit in self._hits({one: 0.0}, 1)]
 
     def _reconcile(self, truth: set[int]) -> None:
         held = set(self._index.ids().tolist())

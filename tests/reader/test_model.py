@@ -33,6 +33,13 @@ def test_a_folder_is_loaded_as_it_is(tiny: Tiny, tmp_path: Path) -> None:
     for name, weight in tiny("qwen3").model.state_dict().items():
         assert torch.equal(weight, loaded.model.state_dict()[name])
     assert not (tmp_path / "models").exists()
+    assert loaded.low_rank is None
+    shapes = {
+        name: tuple(m.weight.shape) for name, m in loaded.model.named_modules() if type(m) is torch.nn.Linear
+    }
+    for dtype in ("float32", "float16"):
+        packed = load_model(str(folder), tmp_path, dtype=dtype).low_rank
+        assert packed is not None and packed.shapes == shapes
 
 
 def test_a_fingerprint_follows_the_weights_and_not_the_place(tiny: Tiny, tmp_path: Path) -> None:

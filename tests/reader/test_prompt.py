@@ -1,6 +1,8 @@
 """What a prompt holds and what it leaves out."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 
@@ -16,11 +18,23 @@ def passage(number: int, text: str) -> Passage:
     return Passage(f"d{number}", f"Title {number}", text, 10, 10 + len(text), 1.0 - number / 10)
 
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+REFUSING = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+
 PASSAGES = [passage(i, f"The desk number {i} is in hall {i}. " * 6) for i in range(6)]
 
 
 def read(model: ReaderModel, ids: tuple[int, ...]) -> str:
     return str(model.tokenizer.decode(ids))
+
+
+def with_template(model: ReaderModel, template: str) -> ReaderModel:
+    tokenizer = deepcopy(model.tokenizer)
+    tokenizer.chat_template = template
+    return replace(model, tokenizer=tokenizer)
 
 
 def test_it_is_the_chat_template_with_titles_texts_and_the_question(tiny: Tiny) -> None:
@@ -32,6 +46,42 @@ def test_it_is_the_chat_template_with_titles_texts_and_the_question(tiny: Tiny) 
     assert "Question: where is it?" in text
     assert all(f"{p.title}\n{p.text.strip()}" in text for p in PASSAGES)
     assert (prompt.used, prompt.dropped) == (tuple(PASSAGES), ())
+
+
+@pytest.mark.parametrize(
+    "template",
+    [REFUSING + CHATML, CHATML.replace("in messages", "in messages if m['role'] != 'system'")],
+    ids=["refused", "left out"],
+)
+@pytest.mark.parametrize("passages", [PASSAGES, []], ids=["passages", "closed book"])
+def test_without_a_system_role_its_text_stands_in_front_of_the_content(
+    template: str, passages: list[Passage], tiny: Tiny
+) -> None:
+    model = tiny("llama", 8192)
+    usual = read(model, build_prompt("where is it?", passages, model, 50).token_ids)
+    text = read(model, build_prompt("where is it?", passages, with_template(model, template), 50).token_ids)
+    assert text.startswith("<|im_start|>user\n")
+    between = "<|im_end|>\n<|im_start|>user\n"
+    assert between in usual
+    assert text == usual.replace("<|im_start|>system", "<|im_start|>user").replace(between, "\n\n")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        CHATML.replace("trim", "upper"),
+        CHATML + "{{ messages[-1]['content'] }}",
+        CHATML.replace("m['content']", "m['content'][0]['text']"),
+        "{{ raise_exception('no chat') }}",
+        "{% for",
+    ],
+    ids=["altered", "twice", "missing", "refused", "broken"],
+)
+def test_a_template_without_one_place_for_the_content_is_refused_with_the_name_of_the_model(
+    template: str, tiny: Tiny
+) -> None:
+    with pytest.raises(InvalidOption, match="model is 'llama'; expected one whose chat template"):
+        build_prompt("where?", PASSAGES, with_template(tiny(), template), 50)
 
 
 @pytest.mark.parametrize("window", [450, 520, 600, 680])

@@ -9,8 +9,10 @@ from pathlib import Path
 import click
 
 from refdesk import __version__
+from refdesk.app.cli.adapters import adapters
 from refdesk.app.cli.ask import ask
 from refdesk.app.cli.collections import collections
+from refdesk.app.cli.craft import craft
 from refdesk.app.cli.documents import documents
 from refdesk.app.cli.evaluation import evaluation
 from refdesk.app.cli.ingest import ingest
@@ -36,5 +38,5 @@ def main(context: click.Context, data: Path | None, database: str | None, model:
         context.obj = read_settings(os.environ, data=data, database=database, model=model)
 
 
-for command in (serve, ingest, ask, documents, collections, jobs, keys, evaluation):
+for command in (serve, ingest, ask, documents, collections, jobs, keys, evaluation, craft, adapters):
     main.add_command(command)

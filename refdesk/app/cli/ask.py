@@ -4,11 +4,13 @@ from typing import Any, get_args
 
 import click
 
+from refdesk.app.cli.adapters import adapter_option
 from refdesk.app.cli.memory import memory_option
 from refdesk.app.cli.output import as_json, in_collection, notes, open_desk, print_json
 from refdesk.app.rest.messages import AnswerMessage, answer_message
 from refdesk.app.settings import Settings
 from refdesk.memory.options import memory_options
+from refdesk.reader.answer_form import AnswerForm
 from refdesk.reader.prompt import AskedReading
 from refdesk.reader.qa import AnswerOptions, Done, Token
 
@@ -25,6 +27,8 @@ _DEFAULT = AnswerOptions()
 @click.option("--seed", type=int, help="Makes sampling repeatable.")
 @click.option("--reading", type=click.Choice(get_args(AskedReading)), default=_DEFAULT.reading, show_default=True)
 @memory_option
+@click.option("--form", type=click.Choice(get_args(AnswerForm)), default=_DEFAULT.form, show_default=True)
+@adapter_option
 @as_json
 @click.pass_obj
 def ask(
@@ -35,11 +39,17 @@ def ask(
     documents: tuple[str, ...],
     as_json: bool,
     memory: dict[str, Any] | None,
+    adapter: str | None,
     **options: Any,
 ) -> None:
     """Answer each QUESTION from the documents of a collection, with citations and what it cost."""
     with open_desk(settings) as desk:
-        answer_options = AnswerOptions(documents=documents or None, memory=memory_options(memory), **options)
+        answer_options = AnswerOptions(
+            documents=documents or None,
+            memory=memory_options(memory),
+            adapter=desk.adapter(adapter, collection),
+            **options,
+        )
         qa = desk.qa(collection)
         for question in questions:
             if len(questions) > 1 and not as_json:

@@ -2,6 +2,7 @@
 
 import click
 
+from refdesk.app.cli.adapters import adapter_option
 from refdesk.app.cli.output import as_json, list_unless_told, open_desk, print_json
 from refdesk.app.rest.messages import collection_message
 from refdesk.app.settings import Settings
@@ -37,12 +38,25 @@ def list_all(settings: Settings, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--chunk-size", type=int, help="Tokens of a chunk.")
 @click.option("--chunk-overlap", type=int, help="Tokens that a chunk repeats of the one before.")
+@adapter_option
 @click.pass_obj
-def create(settings: Settings, name: str, chunk_size: int | None, chunk_overlap: int | None) -> None:
+def create(
+    settings: Settings, name: str, chunk_size: int | None, chunk_overlap: int | None, adapter: str | None
+) -> None:
     """Make an empty collection NAME."""
     with open_desk(settings) as desk:
-        desk.create_collection(name, chunk_size, chunk_overlap)
+        desk.create_collection(name, chunk_size, chunk_overlap, adapter)
     click.echo(f"created {name}")
+
+
+@collections.command("set-adapter")
+@click.argument("name")
+@click.argument("adapter", required=False)
+@click.pass_obj
+def set_adapter(settings: Settings, name: str, adapter: str | None) -> None:
+    """Answer the questions of collection NAME with ADAPTER; without one, with the service's own."""
+    with open_desk(settings) as desk:
+        desk.set_adapter(name, adapter)
 
 
 @collections.command()

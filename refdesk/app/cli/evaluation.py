@@ -11,20 +11,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from refdesk.app.build import Desk
+from refdesk.app.cli.adapters import adapter_option
 from refdesk.app.cli.memory import memory_option
-from refdesk.app.cli.output import as_json, list_unless_told, notes, open_desk, print_json
+from refdesk.app.cli.output import as_json, list_unless_told, notes, open_desk, print_json, read_file
 from refdesk.app.evaluation import cancel_run
 from refdesk.app.rest.evaluation_messages import evaluation_message, run_message, score_message
 from refdesk.app.settings import Settings
 from refdesk.eval.comparison import Comparison, compare
-from refdesk.eval.errors import InvalidRun
 from refdesk.eval.metrics import METRICS
+from refdesk.eval.part import Part
 from refdesk.eval.pipelines import PIPELINES
 from refdesk.eval.plan import RunSettings
 from refdesk.eval.run import Run, Score
 from refdesk.eval.runs import add_dataset, delete_run, get_run, list_runs, list_scores
 from refdesk.eval.table import markdown_table, terminal_tables
 from refdesk.eval.tasks import TASKS
+from refdesk.reader.answer_form import AnswerForm
 from refdesk.reader.prompt import AskedReading
 from refdesk.retriever.store import Search
 
@@ -45,6 +47,7 @@ def evaluation(context: click.Context, /, limit: int, as_json: bool) -> None:
 @click.argument("task")
 @click.option("--pipeline", "-p", "pipelines", multiple=True, help="What the reader sees; may be repeated.")
 @click.option("--option", "-o", "options", multiple=True, metavar="NAME=VALUE", help="An option of the task.")
+@click.option("--part", type=click.Choice(get_args(Part)), default=_DEFAULT.part, show_default=True)
 @click.option("--limit", type=int, help="That many questions, drawn by the seed; all of them if left out.")
 @click.option("--seed", type=int, default=_DEFAULT.seed, show_default=True)
 @click.option("-k", type=int, help="Chunks to retrieve.")
@@ -53,6 +56,8 @@ def evaluation(context: click.Context, /, limit: int, as_json: bool) -> None:
 @click.option("--max-new-tokens", type=int, help="The longest answer; the task's own if left out.")
 @click.option("--reading", type=click.Choice(get_args(AskedReading)), default=_DEFAULT.reading, show_default=True)
 @memory_option
+@click.option("--form", type=click.Choice(get_args(AnswerForm)), default=_DEFAULT.form, show_default=True)
+@adapter_option
 @click.option("--metric", "metrics", multiple=True, help="In place of the task's own; may be repeated.")
 @click.option("--collection", "-c", help="Where a data set without documents of its own is asked.")
 @click.option("--shared-data", metavar="PATH|hub:ID", help="Benchmark data, in place of REFDESK_SHARED_DATA.")
@@ -83,7 +88,7 @@ def run(
     if shared_data is not None:
         settings = replace(settings, shared_data=shared_data)
     with open_desk(settings) as desk:
-        dataset_id = None if dataset is None else add_dataset(desk.engine, dataset.name, _read(dataset))
+        dataset_id = None if dataset is None else add_dataset(desk.engine, dataset.name, read_file(dataset))
         chosen = [replace(base, pipeline=name) for name in pipelines or (base.pipeline,)]
         runs = desk.start_runs(chosen, dataset_id)
         desk.start("evaluate")
@@ -212,13 +217,6 @@ def _options(given: tuple[str, ...]) -> dict[str, str]:
             raise click.BadParameter(f"{one!r}; expected NAME=VALUE", param_hint="--option")
         options[name] = value
     return options
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidRun(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _watch(desk: Desk, one: Run) -> Run:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,6 +17,7 @@ from refdesk.app.build import Desk
 from refdesk.app.jobs import UnknownJob
 from refdesk.app.keys import InvalidKey
 from refdesk.app.settings import InvalidSetting, Settings
+from refdesk.craft.errors import CraftError
 from refdesk.database import DatabaseUnavailable
 from refdesk.eval.errors import EvaluationError
 from refdesk.memory.errors import InvalidMemory
@@ -28,6 +30,7 @@ from refdesk.retriever.index import VectorIndexError
 notes = Console(stderr=True, highlight=False)
 
 _TOLD = (
+    CraftError,
     DatabaseUnavailable,
     EmbedderNotFound,
     EvaluationError,
@@ -95,3 +98,11 @@ def log_to_stderr(level: str) -> None:
 def print_json(value: Any) -> None:
     """A message, or anything msgspec knows, as indented JSON on standard output."""
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a file that a command was given."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be read: {error.strerror}") from error

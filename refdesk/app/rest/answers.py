@@ -1,11 +1,16 @@
-"""`POST /v1/answers`: a question in, a cited answer out, whole or as it comes."""
+"""`POST /v1/answers`: a question in, a cited answer out, whole or as it comes.
 
+A client that hangs up ends its answer at once: nothing is read or generated for nobody.
+"""
+
+import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
 
 import anyio.to_thread
 import msgspec
-from litestar import Controller, post
+from litestar import Controller, Request, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 from litestar.response import Response, ServerSentEvent, ServerSentEventMessage
@@ -13,7 +18,7 @@ from litestar.response import Response, ServerSentEvent, ServerSentEventMessage
 from refdesk.app.build import Desk
 from refdesk.app.problems import problem_of
 from refdesk.app.rest.messages import AnswerMessage, AnswerRequest, answer_message, passage_message
-from refdesk.reader.qa import Done, Event, Retrieved, Token
+from refdesk.reader.qa import Cancellation, Done, Event, Retrieved, Token
 
 
 class AnswersController(Controller):
@@ -30,6 +35,7 @@ class AnswersController(Controller):
     async def create(
         self,
         data: AnswerRequest,
+        request: Request[Any, Any, Any],
         desk: Desk,
         accept: Annotated[str | None, Parameter(header="accept")] = None,
     ) -> Response[AnswerMessage] | ServerSentEvent:
@@ -38,28 +44,57 @@ class AnswersController(Controller):
         With `"stream": true`, or `Accept: text/event-stream`, the answer comes as server-sent events:
         `retrieval`, `token`…, `citation`…, `usage`, `done`; or `error` with a problem.
         """
-        options = data.options()
         qa = await anyio.to_thread.run_sync(desk.qa, data.collection)
+        adapter = await anyio.to_thread.run_sync(desk.adapter, data.adapter, data.collection)
+        options = data.options(adapter)
+        cancellation = Cancellation()
         if not data.stream and "text/event-stream" not in (accept or ""):
-            answer = await anyio.to_thread.run_sync(qa.answer, data.question, options)
+            async with _for_as_long_as_connected(request, cancellation):
+                answer = await anyio.to_thread.run_sync(qa.answer, data.question, options, cancellation)
             return Response(answer_message(answer, desk.model_name), media_type="application/json")
-        events = qa.stream(data.question, options)
-        # The first event is awaited here, so that a bad request is answered by its status.
+        events = qa.stream(data.question, options, cancellation)
+        # The first event is awaited here, so that a bad request is answered by its status. Nothing is generated
+        # before the second.
         first = await anyio.to_thread.run_sync(next, events)
-        return ServerSentEvent(_as_sent(events, first, desk.model_name))
+        return ServerSentEvent(_as_sent(events, first, desk.model_name, request, cancellation))
 
 
-async def _as_sent(events: Iterator[Event], first: Event, model: str) -> AsyncIterator[ServerSentEventMessage]:
-    event: Event | None = first
+@asynccontextmanager
+async def _for_as_long_as_connected(
+    request: Request[Any, Any, Any], cancellation: Cancellation
+) -> AsyncIterator[None]:
+    """Cancel as soon as the client hangs up, and what is left at the end of the block."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        cancellation.cancel()
+
+    watching = asyncio.create_task(watch())
     try:
-        while event is not None:
-            for message in _messages(event, model):
-                yield message
-            event = await anyio.to_thread.run_sync(next, events, None)
-    except Exception as error:
-        yield _message("error", problem_of(error))
+        yield
     finally:
-        events.close()  # type: ignore[attr-defined]  # a generator: closing it cancels the generation
+        watching.cancel()
+        cancellation.cancel()
+
+
+async def _as_sent(
+    events: Iterator[Event],
+    first: Event,
+    model: str,
+    request: Request[Any, Any, Any],
+    cancellation: Cancellation,
+) -> AsyncIterator[ServerSentEventMessage]:
+    event: Event | None = first
+    # Litestar looks for the end of the connection too, but waits for the next event before it closes this.
+    async with _for_as_long_as_connected(request, cancellation):
+        try:
+            while event is not None:
+                for message in _messages(event, model):
+                    yield message
+                event = await anyio.to_thread.run_sync(next, events, None)
+        except Exception as error:
+            yield _message("error", problem_of(error))
 
 
 def _messages(event: Event, model: str) -> Iterator[ServerSentEventMessage]:

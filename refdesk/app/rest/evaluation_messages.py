@@ -7,10 +7,12 @@ import msgspec
 
 from refdesk.app.rest.messages import ProgressMessage
 from refdesk.eval.comparison import summarise
+from refdesk.eval.part import Part
 from refdesk.eval.pipelines import PIPELINES
 from refdesk.eval.plan import RunSettings
 from refdesk.eval.run import Run, Score
 from refdesk.eval.runs import DatasetEntry
+from refdesk.reader.answer_form import AnswerForm
 from refdesk.reader.prompt import AskedReading
 from refdesk.retriever.store import Search
 
@@ -24,6 +26,7 @@ class EvaluationRequest(msgspec.Struct, forbid_unknown_fields=True):
     dataset: str | None = None
     pipeline: str = _DEFAULT.pipeline
     task_options: dict[str, str | int | float] = {}
+    part: Part = _DEFAULT.part
     limit: int | None = None
     seed: int = _DEFAULT.seed
     k: int | None = None
@@ -33,6 +36,8 @@ class EvaluationRequest(msgspec.Struct, forbid_unknown_fields=True):
     collection: str | None = None
     reading: AskedReading = _DEFAULT.reading
     memory: dict[str, Any] | None = None
+    form: AnswerForm = _DEFAULT.form
+    adapter: str | None = None
     metrics: list[str] | None = None
 
     def __post_init__(self) -> None:
@@ -45,6 +50,7 @@ class EvaluationRequest(msgspec.Struct, forbid_unknown_fields=True):
             task=name,
             pipeline=self.pipeline,
             task_options=self.task_options,
+            part=self.part,
             limit=self.limit,
             seed=self.seed,
             k=self.k,
@@ -54,6 +60,8 @@ class EvaluationRequest(msgspec.Struct, forbid_unknown_fields=True):
             collection=self.collection,
             reading=self.reading,
             memory=self.memory,
+            form=self.form,
+            adapter=self.adapter,
             metrics=None if self.metrics is None else tuple(self.metrics),
         )
 

@@ -1,7 +1,7 @@
 """What goes over the wire. Requests refuse fields that they do not know."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -11,6 +11,9 @@ from refdesk.reader.passage import Passage
 from refdesk.reader.qa import Answer, AnswerOptions
 from refdesk.retriever.collections import Collection
 from refdesk.retriever.documents import Document
+
+if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
+    from refdesk.reader.adapter import Adapter
 
 _DEFAULT = AnswerOptions()
 
@@ -30,9 +33,11 @@ class AnswerRequest(msgspec.Struct, forbid_unknown_fields=True):
     deadline_s: float | None = None
     reading: str = _DEFAULT.reading
     memory: dict[str, Any] | None = None
+    form: str = _DEFAULT.form
+    adapter: str | None = None
     stream: bool = False
 
-    def options(self) -> AnswerOptions:
+    def options(self, adapter: "Adapter | None") -> AnswerOptions:
         """Raises InvalidOption or InvalidMemory, naming the value and what was expected."""
         return AnswerOptions(
             k=self.k,
@@ -45,6 +50,8 @@ class AnswerRequest(msgspec.Struct, forbid_unknown_fields=True):
             deadline_s=self.deadline_s,
             reading=self.reading,  # type: ignore[arg-type]  # it is checked there
             memory=memory_options(self.memory),
+            form=self.form,  # type: ignore[arg-type]  # likewise
+            adapter=adapter,
         )
 
 
@@ -54,6 +61,13 @@ class CollectionRequest(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     chunk_size: int | None = None
     chunk_overlap: int | None = None
+    adapter: str | None = None
+
+
+class CollectionChange(msgspec.Struct, forbid_unknown_fields=True):
+    """`adapter`: to answer with from now on; null for the service's own, `none` for the model as it is."""
+
+    adapter: str | None
 
 
 class CitationMessage(msgspec.Struct):
@@ -104,6 +118,7 @@ class UsageMessage(msgspec.Struct):
     run_hits: int
     run_misses: int
     memory_policy: str
+    adapter: str
     memory: MemoryMessage
 
 
@@ -115,6 +130,7 @@ class AnswerMessage(msgspec.Struct):
     passages: list[PassageMessage]
     usage: UsageMessage
     finish_reason: str
+    well_formed: bool
     model: str
 
 
@@ -128,6 +144,7 @@ class CollectionMessage(msgspec.Struct):
     chunk_overlap: int
     documents: int
     chunks: int
+    adapter: str | None
     created_at: datetime
 
 
@@ -223,6 +240,7 @@ def answer_message(answer: Answer, model: str) -> AnswerMessage:
         passages=[passage_message(passage) for passage in answer.passages],
         usage=msgspec.convert(answer.usage, UsageMessage, from_attributes=True),
         finish_reason=answer.finish_reason,
+        well_formed=answer.well_formed,
         model=model,
     )
 
@@ -247,6 +265,7 @@ def collection_message(collection: Collection, counts: dict[str, int]) -> Collec
         dimension=collection.dimension,
         chunk_size=collection.chunk_size,
         chunk_overlap=collection.chunk_overlap,
+        adapter=collection.adapter,
         created_at=_moment(collection.created_at),
         **counts,
     )

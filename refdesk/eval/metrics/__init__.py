@@ -11,6 +11,8 @@ from refdesk.eval.metrics.outcome import Outcome
 from refdesk.eval.metrics.ranking import mrr_at, ndcg_at, recall_at
 from refdesk.eval.metrics.text import (
     abstention,
+    abstention_precision,
+    abstention_recall,
     best_of,
     best_or_abstained,
     choice,
@@ -50,6 +52,14 @@ METRICS: dict[str, Metric] = {
     "choice": Metric("the first yes, no or maybe is the right one, 0 or 1", partial(best_of, choice)),
     "rouge_l": Metric("ROUGE-L F-measure of stemmed words, 0 to 1", partial(best_of, rouge_l)),
     "abstention": Metric("says that it cannot be found exactly where that is right, 0 or 1", abstention),
+    "abstention_precision": Metric(
+        "where it says that it cannot be found: that is right, 0 or 1", abstention_precision
+    ),
+    "abstention_recall": Metric("where it cannot be found: the answer says so, 0 or 1", abstention_recall),
+    "format": Metric(
+        "the answer keeps to its form and quotes nothing that is not there, 0 or 1",
+        lambda _example, outcome: float(outcome.well_formed),
+    ),
     "nll": Metric(
         "negative log-likelihood of the first right answer, nats per token, given what the reader has in memory",
         _nll,

@@ -11,7 +11,7 @@ class Outcome:
     points. `ranking`: ids of documents as they were retrieved, best first, each once; empty when the pipeline does
     not retrieve. `nll`: the mean negative log-likelihood (nats per token) of the canonical answer, given exactly
     the context that the reader saw; None where there is none. `abstained`: the answer says that it cannot be
-    found.
+    found. `well_formed`: the answer keeps to the form that was asked for, and its quotes are true.
     """
 
     answer: str
@@ -20,3 +20,4 @@ class Outcome:
     ranking: tuple[str, ...] = ()
     nll: float | None = None
     abstained: bool = False
+    well_formed: bool = True

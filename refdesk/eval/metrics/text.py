@@ -70,6 +70,16 @@ def abstention(example: Example, outcome: Outcome) -> float:
     return float(outcome.abstained != example.answerable)
 
 
+def abstention_precision(example: Example, outcome: Outcome) -> float | None:
+    """Over all questions, the share of abstentions that are right; None for an answer that is none."""
+    return float(not example.answerable) if outcome.abstained else None
+
+
+def abstention_recall(example: Example, outcome: Outcome) -> float | None:
+    """Over all questions, the share of those without an answer that get an abstention; None for the others."""
+    return None if example.answerable else float(outcome.abstained)
+
+
 @cache
 def _scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # slow to import

@@ -9,23 +9,30 @@ from pathlib import Path
 from typing import ClassVar
 
 from refdesk.eval.example import Document, Example, Span
-from refdesk.eval.task import Task, data_file
+from refdesk.eval.task import Task, check_choice, data_file
 from refdesk.eval.tasks.files import read_jsonl
 
+_FILES = {"validation": "val.jsonl.gz", "train": "train.jsonl.gz"}
 _BETWEEN = "\n\n"
 
 
 @dataclass(frozen=True)
 class FairytaleQA(Task):
-    """The document is the whole story; what is asked stands in one to three of its sections."""
+    """The document is the whole story; what is asked stands in one to three of its sections. `split`:
+    `validation`, or `train`."""
+
+    split: str = "validation"
 
     summary: ClassVar[str] = "FairytaleQA: questions about whole stories"
-    source: ClassVar[str] = "Xu et al., ACL 2022; validation split"
+    source: ClassVar[str] = "Xu et al., ACL 2022; validation and train split"
     metrics: ClassVar[tuple[str, ...]] = ("rouge_l", "f1", "contains", "nll", "kept_gold")
+
+    def __post_init__(self) -> None:
+        check_choice("fairytaleqa", "split", self.split, tuple(_FILES))
 
     def examples(self, data: Path) -> Iterator[Example]:
         """See Task."""
-        for story in read_jsonl(data_file(data, "fairytaleqa", "val.jsonl.gz")):
+        for story in read_jsonl(data_file(data, "fairytaleqa", _FILES[self.split])):
             texts = [section["text"] for section in story["sections"]]
             title = story["story"].replace("-", " ").capitalize()
             document, sections, start = Document.of(title, _BETWEEN.join(texts)), {}, 0

@@ -18,21 +18,23 @@ _BETWEEN = "\n\n"
 @dataclass(frozen=True)
 class Squad(Task):
     """`context`: `paragraph`, the one that the question was written for, or `article`, all paragraphs of its
-    article as one document."""
+    article as one document. `split`: `dev`, or `train`."""
 
     context: str = "paragraph"
+    split: str = "dev"
 
     summary: ClassVar[str] = "SQuAD v1.1: extractive questions on a paragraph or a whole article"
-    source: ClassVar[str] = "Rajpurkar et al., EMNLP 2016; 20 of the 48 dev articles"
+    source: ClassVar[str] = "Rajpurkar et al., EMNLP 2016; 20 of the 48 dev articles, 44 of the train articles"
     metrics: ClassVar[tuple[str, ...]] = ("f1", "em", "contains", "nll", "kept_gold", "cited_gold", "gold_cited")
-    file: ClassVar[str] = "dev-v1.1.given.json.gz"
+    files: ClassVar[dict[str, str]] = {"dev": "dev-v1.1.given.json.gz", "train": "train-v1.1.44articles.json.gz"}
 
     def __post_init__(self) -> None:
         check_choice("squad", "context", self.context, ("paragraph", "article"))
+        check_choice("squad", "split", self.split, tuple(self.files))
 
     def examples(self, data: Path) -> Iterator[Example]:
         """See Task."""
-        for article in read_json(data_file(data, "squad", self.file))["data"]:
+        for article in read_json(data_file(data, "squad", self.files[self.split]))["data"]:
             title = article["title"].replace("_", " ")
             texts = [paragraph["context"] for paragraph in article["paragraphs"]]
             whole, start = Document(article["title"], title, _BETWEEN.join(texts)), 0
@@ -63,5 +65,8 @@ class SquadV2(Squad):
 
     summary: ClassVar[str] = "SQuAD v2.0: half of the questions have no answer in the text"
     source: ClassVar[str] = "Rajpurkar, Jia, Liang, ACL 2018; 11 of the 35 dev articles"
-    metrics: ClassVar[tuple[str, ...]] = ("f1", "em", "abstention", "nll", "kept_gold")
-    file: ClassVar[str] = "dev-v2.0.given.json.gz"
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("f1", "em", "abstention", "abstention_precision", "abstention_recall"),
+        *("nll", "kept_gold"),
+    )
+    files: ClassVar[dict[str, str]] = {"dev": "dev-v2.0.given.json.gz"}

@@ -1,0 +1,322 @@
+"""CRAFT: lessons out of benchmarks or of a collection, and the jobs that train adapters on them."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+from sqlalchemy import Engine
+
+from refdesk.app.adapters import AdapterEntry, adapter_of_job, add_adapter, check_new_name, get_adapter, note_card
+from refdesk.app.jobs import Job, add_job
+from refdesk.app.settings import Settings
+from refdesk.app.worker import Progress as JobProgress
+from refdesk.craft.card import describe, read_card, write_card
+from refdesk.craft.errors import CraftError, InvalidRecipe, LessonTooLong
+from refdesk.craft.lesson import Lesson, read_lessons, write_lessons
+from refdesk.craft.question import SourceQuestion, holds, passage_key
+from refdesk.craft.raft import make_lessons, without_overlap
+from refdesk.craft.recipe import DataRecipe, TrainingRecipe
+from refdesk.database import transaction
+from refdesk.eval import desk as evaluation
+from refdesk.eval.benchmarks import benchmark_folder
+from refdesk.eval.errors import EvaluationError
+from refdesk.eval.provenance import source_commit
+from refdesk.eval.runs import get_dataset
+from refdesk.eval.source_questions import TaskSource, dataset_examples, kept_back, source_questions
+from refdesk.reader.errors import ReaderError
+from refdesk.reader.passage import Passage
+from refdesk.retriever.collections import Collection, get_collection
+from refdesk.retriever.errors import RetrieverError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
+    from refdesk.craft.training import Step
+    from refdesk.reader.adapter import Adapter
+    from refdesk.reader.model import ReaderModel
+
+Progress = Callable[[str, int, int], None]
+"""Called often with the stage, what is done and what there is to do; it raises what stops the work."""
+
+LESSONS, VALIDATION, CARD, CHECKPOINT = "lessons.jsonl", "validation.jsonl", "card.json", "checkpoint.pt"
+
+# Everything that may be trained on; the adapter that is shipped is made of it.
+SHIPPED = (
+    TaskSource("nq-oracle"),
+    TaskSource("squad", {"split": "train"}, part="all", limit=5000),
+    TaskSource("squad-v2", limit=1500),
+    TaskSource("hotpotqa"),
+    TaskSource("musique"),
+    TaskSource("pubmedqa"),
+    TaskSource("clapnq"),
+    TaskSource("covidqa"),
+    TaskSource("fairytaleqa", {"split": "train"}, part="all", limit=1500),
+)
+
+_VALIDATION_EXERCISES = 200
+_PARTS = 1000  # of a job, which counts thousandths
+
+
+@dataclass(frozen=True)
+class CraftSettings:
+    """What to train an adapter on: a `collection`, of which so many `questions` are made, an uploaded `dataset` by
+    its id, or a folder of `lessons` that `prepare` wrote."""
+
+    dataset: str | None = None
+    collection: str | None = None
+    questions: int = 1000
+    lessons: str | None = None
+    data: DataRecipe = field(default_factory=DataRecipe)
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+
+
+class Desk(evaluation.Desk, Protocol):
+    """What crafting needs of the service besides."""
+
+    settings: Settings
+
+    def adapter(self, asked: str | None = None, collection_name: str | None = None) -> "Adapter | None":
+        """The adapter to answer with."""
+
+    def adapter_folder(self, name: str) -> Path:
+        """Where an adapter is kept."""
+
+    def trainable_model(self) -> "ReaderModel":
+        """The model again, loaded to be trained."""
+
+    def sample_passages(self, collection: Collection, count: int, seed: int) -> list[Passage]:
+        """Passages of a collection, drawn by `seed`."""
+
+
+def prepare(
+    desk: Desk,
+    sources: Sequence[TaskSource],
+    recipe: DataRecipe,
+    benchmarks: str,
+    folder: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write lessons out of benchmarks, some held back for validation, and their card into `folder`; the card comes
+    back. The same sources, recipe and embedder give the same files.
+
+    Raises:
+        InvalidRecipe: there is nothing to learn in it.
+        EvaluationError, RetrieverError: a source is at fault.
+    """
+    data = benchmark_folder(benchmarks)
+    held = kept_back(list(sources), data)
+    lessons: list[Lesson] = []
+    told = []
+    for source in sources:
+        found = source_questions(
+            desk,
+            source.task,
+            source.examples(data),
+            lambda *done, name=source.task: progress(name, *done[1:]),
+        )
+        questions, refused = without_overlap(found, held)
+        told.append({**asdict(source), "questions": len(questions), "refused": refused})
+        if questions:
+            lessons += make_lessons(questions, recipe, source.task)
+    return _write(folder, lessons, recipe, {"sources": told, "embedder": desk.embedder.name})
+
+
+def prepare_dataset(
+    desk: Desk, dataset_id: str, recipe: DataRecipe, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """The same out of the training part of an uploaded data set. Raises UnknownDataset, InvalidDataset besides."""
+    examples = dataset_examples(get_dataset(desk.engine, dataset_id))
+    questions = source_questions(desk, f"dataset.{dataset_id[:8]}", examples, progress)
+    told = {"dataset": dataset_id, "questions": len(questions)}
+    return _write_of(desk, folder, questions, recipe, told)
+
+
+def prepare_collection(
+    desk: Desk, collection_name: str, wanted: int, recipe: DataRecipe, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Write lessons out of a collection, its questions made by the reader itself, with their card into `folder`.
+
+    Raises:
+        InvalidRecipe: too few questions could be made.
+        UnknownCollection, EmbedderMismatch: see `retriever.collections`.
+    """
+    from refdesk.craft.asking import ask_about
+
+    collection = get_collection(desk.engine, collection_name)
+    # Of the questions that the model makes, hardly half are good.
+    passages = desk.sample_passages(collection, 3 * wanted, recipe.seed)
+    retrieve = desk.retriever(collection_name, "hybrid")
+    model, engine = desk.reader
+    adapter = desk.adapter()
+    made: list[SourceQuestion] = []
+    for asked in ask_about(
+        passages,
+        model,
+        engine,
+        adapter=adapter,
+        seed=recipe.seed,
+        report=lambda done: progress("ask", done, len(passages)),
+    ):
+        hard = [
+            passage
+            for passage in retrieve(asked.question, 30, None)
+            if not _overlap(passage, asked.passage) and not holds(passage.text, (asked.answer,))
+        ]
+        number = f"{collection_name}:{len(made) + 1}"
+        made.append(SourceQuestion(number, asked.question, (asked.answer,), (asked.passage,), tuple(hard)))
+        if len(made) == wanted:
+            break
+    told = {"collection": collection_name, "passages": len(passages), "questions": len(made)}
+    return _write_of(desk, folder, made, recipe, told)
+
+
+def _write_of(
+    desk: Desk, folder: Path, questions: list[SourceQuestion], recipe: DataRecipe, told: dict[str, Any]
+) -> dict[str, Any]:
+    """Lessons of one source, which may be small: no lesson has more than half of its passages, and a question
+    whose answer stands nearly everywhere is left out."""
+    passages = {passage_key(p): p for q in questions for p in (*q.oracles, *q.distractors)}
+    fitting = tuple(count for count in recipe.distractors if count <= len(passages) // 2) or (0,)
+    recipe = replace(recipe, distractors=fitting)
+    usable = [q for q in questions if sum(not holds(p.text, q.answers) for p in passages.values()) > max(fitting)]
+    told["left_out"] = len(questions) - len(usable)
+    lessons = list(make_lessons(usable, recipe, next(iter(told.values())))) if usable else []
+    return _write(folder, lessons, recipe, {"sources": [told], "embedder": desk.embedder.name})
+
+
+def _overlap(one: Passage, other: Passage) -> bool:
+    return one.document_id == other.document_id and one.start < other.end and other.start < one.end
+
+
+def _write(folder: Path, lessons: list[Lesson], recipe: DataRecipe, card: dict[str, Any]) -> dict[str, Any]:
+    random.Random(recipe.seed).shuffle(lessons)
+    # A tenth, but no more than tells the losses apart.
+    wanted = min(_VALIDATION_EXERCISES, sum(len(lesson.exercises) for lesson in lessons) // 10)
+    validation: list[Lesson] = []
+    while lessons and sum(len(lesson.exercises) for lesson in validation) < max(wanted, 1):
+        validation.append(lessons.pop())
+    if not lessons:
+        raise InvalidRecipe("there are too few questions to learn from and to validate with; give more documents")
+    card = {
+        **card,
+        "recipe": asdict(recipe),
+        "training": describe(lessons),
+        "validation": describe(validation),
+        "commit": source_commit(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_lessons(folder / LESSONS, lessons)
+    write_lessons(folder / VALIDATION, validation)
+    write_card(folder / CARD, card)  # last: where it is, the rest is
+    return card
+
+
+def craft_folder(desk: Desk, name: str) -> Path:
+    """Where an adapter in work keeps its lessons and its checkpoint."""
+    return desk.settings.data / "craft" / name
+
+
+def start_training(engine: Engine, name: str, wanted: CraftSettings) -> AdapterEntry:
+    """Queue the training of an adapter.
+
+    Raises:
+        InvalidRecipe: a bad name, or not exactly one of a collection, a data set and lessons.
+        UnknownDataset, InvalidDataset: no such data set, or no question in it can be trained on.
+        InvalidLessons: no lessons in that folder.
+        AdapterExists: the name is taken.
+        UnknownCollection: no such collection.
+    """
+    check_new_name(engine, name)
+    if sum(source is not None for source in (wanted.collection, wanted.dataset, wanted.lessons)) != 1:
+        raise InvalidRecipe("expected one of a collection, a dataset or lessons to train on")
+    if not 10 <= wanted.questions <= 100_000:
+        raise InvalidRecipe(f"questions is {wanted.questions}; expected 10 to 100000")
+    if wanted.collection is not None:
+        get_collection(engine, wanted.collection)
+    if wanted.dataset is not None:
+        dataset_examples(get_dataset(engine, wanted.dataset))
+    if wanted.lessons is not None:
+        read_card(Path(wanted.lessons) / CARD)
+    with transaction(engine) as connection:
+        job = add_job(connection, Crafting.kind, None, [], _PARTS)
+        add_adapter(connection, job, name, msgspec.to_builtins(wanted))
+    return get_adapter(engine, name)
+
+
+@dataclass(frozen=True)
+class Crafting:
+    """The work of jobs that train an adapter: lessons first, unless they are there, then the training, which is
+    gone on with from its last checkpoint."""
+
+    desk: Desk
+
+    kind = "craft"
+    told = (CraftError, EvaluationError, ReaderError, RetrieverError)
+
+    def heal(self) -> None:
+        """Nothing: files are whole or not there."""
+
+    def do(self, job: Job, progress: JobProgress) -> None:
+        """See Work."""
+        entry = adapter_of_job(self.desk.engine, job.id)
+        wanted = msgspec.convert(entry.settings, CraftSettings)
+        folder = craft_folder(self.desk, entry.name)
+        lessons = folder if wanted.lessons is None else Path(wanted.lessons)
+        if not (lessons / CARD).is_file():
+            self._prepare(wanted, folder, lambda stage, _done, _total: progress(stage, 0))
+        progress("load", 0)
+        card = self._train(entry.name, lessons, wanted.training, folder / CHECKPOINT, progress)
+        note_card(self.desk.engine, entry.name, card)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def _prepare(self, wanted: CraftSettings, folder: Path, progress: Progress) -> None:
+        if wanted.collection is not None:
+            prepare_collection(self.desk, wanted.collection, wanted.questions, wanted.data, folder, progress)
+        elif wanted.dataset is not None:
+            prepare_dataset(self.desk, wanted.dataset, wanted.data, folder, progress)
+
+    def _train(
+        self, name: str, lessons: Path, recipe: TrainingRecipe, checkpoint: Path, progress: JobProgress
+    ) -> dict[str, Any]:
+        from refdesk.craft.adapter_folder import result, save_adapter
+        from refdesk.craft.encoding import EncodedLesson, encode_lesson
+        from refdesk.craft.training import train
+
+        data = read_card(lessons / CARD)
+        model = self.desk.trainable_model()
+        too_long = 0
+
+        def encoded(path: Path) -> list[EncodedLesson]:
+            nonlocal too_long
+            kept = []
+            for lesson in read_lessons(path):
+                try:
+                    one = encode_lesson(lesson, model)
+                except LessonTooLong:
+                    one = None
+                if one is not None and len(one.token_ids) <= recipe.longest:
+                    kept.append(one)
+                else:
+                    too_long += 1
+            return kept
+
+        def report(step: "Step") -> None:
+            progress(f"loss {step.loss:.2f}, {step.left_s / 60:.0f} min left", int(_PARTS * step.share))
+
+        outcome = train(
+            model, encoded(lessons / LESSONS), encoded(lessons / VALIDATION), recipe, checkpoint, report
+        )
+        card = {
+            "name": name,
+            "base_name": model.name,
+            "base_fingerprint": model.fingerprint,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "recipe": asdict(recipe),
+            "result": result(outcome),
+            "lessons_too_long": too_long,
+            "data": data,
+            "commit": source_commit(),
+        }
+        save_adapter(self.desk.adapter_folder(name), outcome, card)
+        return card

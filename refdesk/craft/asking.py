@@ -1,0 +1,105 @@
+"""Questions out of passages: the reader asks, and only what it can answer again from the same passage is kept.
+
+The round trip is that of PAQ (Lewis et al., arXiv 2102.07033): a question whose answer does not come back was no
+good question, or no good answer.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from refdesk.craft.question import holds, normal
+from refdesk.craft.raft import ASK
+from refdesk.reader.adapter import Adapter
+from refdesk.reader.engine import Engine
+from refdesk.reader.generation import GenerationRequest
+from refdesk.reader.model import ReaderModel
+from refdesk.reader.passage import Passage
+from refdesk.reader.prompt import build_prompt
+from refdesk.reader.stream import Stream
+
+_TOGETHER = 16  # passages in work at once
+_LONGEST = 96  # tokens of a question with its answer
+_WORDS = range(4, 41)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedQuestion:
+    """A question that the reader made of `passage`, and the answer in words of the passage."""
+
+    question: str
+    answer: str
+    passage: Passage
+
+
+def ask_about(
+    passages: Sequence[Passage],
+    model: ReaderModel,
+    engine: Engine,
+    *,
+    adapter: Adapter | None = None,
+    temperature: float = 0.7,
+    seed: int = 0,
+    report: Callable[[int], None] = lambda done: None,
+) -> Iterator[AskedQuestion]:
+    """At most one question of each passage, none twice. `adapter`: one that has learned to ask; `report` is told
+    how many passages are done, and may raise what stops the work."""
+    rng = random.Random(seed)
+    told: set[str] = set()
+    rest = iter(passages)
+    done = 0
+    while some := list(islice(rest, _TOGETHER)):
+        report(done)
+        made = [engine.submit(_request(ASK, p, model, adapter, temperature, rng.getrandbits(32))) for p in some]
+        parsed = [_parsed(stream.result().text) for stream in made]
+        again: list[tuple[AskedQuestion, Stream]] = []
+        for passage, found in zip(some, parsed, strict=True):
+            if found is not None and _is_good(*found, passage) and normal(found[0]) not in told:
+                told.add(normal(found[0]))
+                stream = engine.submit(_request(found[0], passage, model, adapter, 0.0, None))
+                again.append((AskedQuestion(*found, passage), stream))
+        for asked, stream in again:
+            if _agree(stream.result().text, asked.answer):
+                yield asked
+        done += len(some)
+    report(done)
+
+
+def _request(
+    question: str,
+    passage: Passage,
+    model: ReaderModel,
+    adapter: Adapter | None,
+    temperature: float,
+    seed: int | None,
+) -> GenerationRequest:
+    prompt = build_prompt(question, [passage], model, _LONGEST, "together")
+    return GenerationRequest(
+        token_ids=prompt.token_ids[len(prompt.system) :],
+        prefix=prompt.system,
+        max_new_tokens=_LONGEST,
+        temperature=temperature,
+        seed=seed,
+        adapter=adapter,
+    )
+
+
+def _parsed(text: str) -> tuple[str, str] | None:
+    question, marker, answer = text.partition("\nAnswer:")
+    question = question.strip().removeprefix("Question:").strip()
+    answer = answer.strip().partition("\n")[0]
+    return (question, answer) if marker and question and answer else None
+
+
+def _is_good(question: str, answer: str, passage: Passage) -> bool:
+    """The answer is in the passage and not in the question, and the question is one."""
+    if len(question.split()) not in _WORDS or "\n" in question:
+        return False
+    return holds(passage.text, (answer,)) and not holds(question, (answer,))
+
+
+def _agree(one: str, other: str) -> bool:
+    """Whether two answers are the same, or one is part of the other and no longer than twice as long."""
+    a, b = sorted((normal(one).split(), normal(other).split()), key=len)
+    return bool(a) and len(b) <= 2 * len(a) and f" {' '.join(a)} " in f" {' '.join(b)} "

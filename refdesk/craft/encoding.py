@@ -1,0 +1,98 @@
+"""A lesson as the model reads it: one row of tokens, and who sees whom.
+
+The segments are those of `reader.prompt`, byte for byte, at the positions that the engine reads them at. Behind
+them stand the exercises, each a branch of its own: it begins where the question of a prompt would, sees what is in
+front and itself, and no other branch. So one forward learns from all of them what as many prompts would teach.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refdesk.craft.errors import InvalidLessons, LessonTooLong
+from refdesk.craft.lesson import Exercise, Lesson
+from refdesk.reader.errors import PromptTooLong
+from refdesk.reader.model import ReaderModel
+from refdesk.reader.prompt import Prompt, build_prompt, encode_answer
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedLesson:
+    """`token_ids`, `positions`, `groups` `[tokens]`; `rows`, `targets`, `exercises` `[supervised]`.
+
+    A token sees itself and those in front of it of its own group and of group 0; a branch sees what is in front of
+    all branches. Groups: 0 what everybody sees, 1 and up a passage that is read apart, -1 and down a branch.
+    Behind `rows` the model is to say `targets`, which belong to the exercise of that number, from 0.
+    """
+
+    token_ids: Ints
+    positions: Ints
+    groups: Ints
+    rows: Ints
+    targets: Ints
+    exercises: Ints
+
+    @property
+    def count(self) -> int:
+        """Exercises."""
+        return int(self.exercises[-1]) + 1
+
+    def mask(self, first: int = 0) -> NDArray[np.bool_]:
+        """Who sees whom, `[tokens - first, tokens]`, a row for each token from `first` on."""
+        looks, seen = self.groups[first:, None], self.groups[None, :]
+        allowed = (looks == seen) | (seen == 0) | ((looks < 0) & (seen >= 0))
+        place = np.arange(len(self.groups))
+        mask: NDArray[np.bool_] = allowed & (place[None, :] <= place[first:, None])
+        return mask
+
+
+def encode_lesson(lesson: Lesson, model: ReaderModel) -> EncodedLesson:
+    """Raises InvalidLessons where a lesson has no exercise; LessonTooLong where it does not fit the window."""
+    if not lesson.exercises:
+        raise InvalidLessons("a lesson without exercises; expected at least one")
+    tokens: list[int] = []
+    positions: list[int] = []
+    groups: list[int] = []
+    rows: list[int] = []
+    targets: list[int] = []
+    exercises: list[int] = []
+
+    def add(ids: tuple[int, ...], start: int, group: int) -> None:
+        tokens.extend(ids)
+        positions.extend(range(start, start + len(ids)))
+        groups.extend([group] * len(ids))
+
+    behind = 0
+    for number, exercise in enumerate(lesson.exercises):
+        answer = (*encode_answer(exercise.target, model), model.tokenizer.eos_token_id)
+        prompt = _prompt(lesson, exercise, len(answer), model)
+        if not number:
+            add(prompt.system, 0, 0)
+            behind = len(prompt.system)
+            for index, passage in enumerate(prompt.passages):
+                apart = lesson.reading == "apart"
+                add(passage, len(prompt.system) if apart else behind, index + 1 if apart else 0)
+                behind = max(behind, len(prompt.system) + len(passage)) if apart else behind + len(passage)
+        first = len(tokens) + len(prompt.question) - 1
+        add(prompt.question + answer[:-1], behind, -1 - number)
+        rows.extend(range(first, first + len(answer)))
+        targets.extend(answer)
+        exercises.extend([number] * len(answer))
+    arrays = [
+        np.asarray(values, dtype=np.int64) for values in (tokens, positions, groups, rows, targets, exercises)
+    ]
+    return EncodedLesson(*arrays)
+
+
+def _prompt(lesson: Lesson, exercise: Exercise, room: int, model: ReaderModel) -> Prompt:
+    too_long = LessonTooLong(f"exercise {exercise.id!r}: its passages do not fit the window of {model.window}")
+    try:
+        prompt = build_prompt(exercise.question, lesson.passages, model, room, lesson.reading, exercise.form)
+    except PromptTooLong:
+        raise too_long from None
+    if prompt.dropped:
+        raise too_long
+    return prompt

@@ -1,0 +1,106 @@
+"""How lessons are made and how they are learned: the settings, checked whole before any work."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from refdesk.craft.errors import InvalidRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class DataRecipe:
+    """RAFT data (arXiv 2403.10131 section 3).
+
+    `oracle_share`: of the questions, those whose passages hold the answer (P in the paper); the others learn to
+    say that it cannot be found. `distractors`: passages beside the oracle, drawn anew for each lesson.
+    `apart_share`: of the lessons, those whose passages are read apart. `quote_share`: of the answers, those that
+    quote first, where a quote is known. `ask_share`: of the lessons of one passage, those that teach to ask too.
+    `most_exercises`: of one lesson. `seed`: the same seed makes the same lessons.
+
+    Raises:
+        InvalidRecipe: a value out of range.
+    """
+
+    oracle_share: float = 0.8
+    distractors: tuple[int, ...] = (0, 0, 1, 2, 4, 4, 9, 19)
+    apart_share: float = 0.5
+    quote_share: float = 0.3
+    ask_share: float = 0.5
+    most_exercises: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("oracle_share", "apart_share", "quote_share", "ask_share"):
+            _check(name, getattr(self, name), 0, 1)
+        if not self.distractors:
+            raise InvalidRecipe("distractors is empty; expected at least one number")
+        for count in self.distractors:
+            _check("distractors", count, 0, 99)
+        _check("most_exercises", self.most_exercises, 1, 1000)
+        _check("seed", self.seed, 0, 2**63 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecipe:
+    """LoRA (arXiv 2106.09685) on every linear layer.
+
+    `rank`, `alpha`: the update is scaled by alpha / rank. `learning_rate`: at its highest, after `warmup` (a share
+    of the steps); it falls as a cosine to a tenth. `batch`: exercises of one step, about; `epochs`: passes over
+    the lessons. `longest`: tokens of a lesson; longer ones are left out and counted. `checkpointing`: compute
+    activations twice instead of keeping them. `quantize`: the base model in 4 bits (CUDA only). `validate_every`:
+    steps; training ends when the validation loss has not fallen for `patience` of them, and the best is kept.
+    `minutes`: the schedule is planned to end then, if that is sooner.
+
+    Raises:
+        InvalidRecipe: a value out of range.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    learning_rate: float = 4e-4
+    weight_decay: float = 0.0
+    warmup: float = 0.05
+    batch: int = 32
+    epochs: float = 1.0
+    longest: int = 6144
+    checkpointing: bool = False
+    quantize: bool = False
+    validate_every: int = 50
+    patience: int = 4
+    minutes: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check("rank", self.rank, 1, 1024)
+        _check("alpha", self.alpha, 1e-3, 1e4)
+        _check("dropout", self.dropout, 0, 0.9)
+        _check("learning_rate", self.learning_rate, 1e-8, 1)
+        _check("weight_decay", self.weight_decay, 0, 1)
+        _check("warmup", self.warmup, 0, 1)
+        _check("batch", self.batch, 1, 4096)
+        _check("epochs", self.epochs, 0.001, 100)
+        _check("longest", self.longest, 16, 10**6)
+        _check("validate_every", self.validate_every, 1, 10**6)
+        _check("patience", self.patience, 1, 10**6)
+        if self.minutes is not None:
+            _check("minutes", self.minutes, 0.01, 10**6)
+        _check("seed", self.seed, 0, 2**63 - 1)
+
+
+def stored(recipe: DataRecipe | TrainingRecipe) -> dict[str, Any]:
+    """The settings as JSON-ready values."""
+    return asdict(recipe)
+
+
+def changed(recipe: Any, values: dict[str, Any]) -> Any:
+    """`recipe` with other values by name. Raises InvalidRecipe for a name that it does not have."""
+    known = [field.name for field in fields(recipe)]
+    for name in values:
+        if name not in known:
+            raise InvalidRecipe(f"unknown setting {name!r}; known: {', '.join(known)}")
+    return type(recipe)(**{**{name: getattr(recipe, name) for name in known}, **values})
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InvalidRecipe(f"{name} is {value}; expected {low:g} to {high:g}")

@@ -1,0 +1,71 @@
+"""Recipes: what is refused before any work, and changed by name."""
+
+import math
+from typing import Any
+
+import pytest
+
+from refdesk.craft.errors import InvalidRecipe
+from refdesk.craft.recipe import DataRecipe, TrainingRecipe, changed, stored
+
+BAD_DATA: list[tuple[str, list[Any]]] = [
+    ("oracle_share", [-0.01, 1.01, math.nan]),
+    ("apart_share", [-0.01, 1.01, math.nan]),
+    ("quote_share", [-0.01, 1.01, math.nan]),
+    ("ask_share", [-0.01, 1.01, math.nan]),
+    ("distractors", [(), (-1,), (3, 100)]),
+    ("most_exercises", [0, 1001]),
+    ("seed", [-1, 2**63]),
+]
+BAD_TRAINING: list[tuple[str, list[Any]]] = [
+    ("rank", [0, 1025]),
+    ("alpha", [0, -1.0, 1e5, math.inf]),
+    ("dropout", [-0.1, 0.91, math.nan]),
+    ("learning_rate", [0, 1.5, math.nan]),
+    ("weight_decay", [-0.1, 1.1]),
+    ("warmup", [-0.1, 1.1]),
+    ("batch", [0, 4097]),
+    ("epochs", [0, -1, 101]),
+    ("longest", [15, 10**6 + 1]),
+    ("validate_every", [0, 10**6 + 1]),
+    ("patience", [0, 10**6 + 1]),
+    ("minutes", [0, -5, math.nan, math.inf]),
+    ("seed", [-1, 2**63]),
+]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name", "values"),
+    [(DataRecipe(), *bad) for bad in BAD_DATA] + [(TrainingRecipe(), *bad) for bad in BAD_TRAINING],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_value_out_of_range_is_refused_by_its_name(
+    recipe: DataRecipe | TrainingRecipe, name: str, values: list[Any]
+) -> None:
+    for value in values:
+        with pytest.raises(InvalidRecipe, match=f"^{name} is "):
+            changed(recipe, {name: value})
+
+
+def test_the_bounds_themselves_are_no_error() -> None:
+    DataRecipe(oracle_share=0, distractors=(0, 99), apart_share=1, quote_share=0, ask_share=1, most_exercises=1)
+    TrainingRecipe(rank=1, dropout=0.9, learning_rate=1e-8, warmup=0, batch=1, epochs=0.001, minutes=0.01)
+    TrainingRecipe(rank=1024, weight_decay=1, warmup=1, longest=16, patience=1, validate_every=1, seed=2**63 - 1)
+
+
+def test_a_setting_is_changed_by_name_and_the_others_stay() -> None:
+    recipe = TrainingRecipe(rank=8, minutes=5.0)
+    assert changed(recipe, {"batch": 4}) == TrainingRecipe(rank=8, minutes=5.0, batch=4)
+    assert changed(recipe, {}) == recipe
+    assert changed(DataRecipe(seed=3), {"distractors": (1,)}) == DataRecipe(seed=3, distractors=(1,))
+
+
+@pytest.mark.parametrize("recipe", [DataRecipe(), TrainingRecipe()])
+def test_an_unknown_name_is_refused_with_those_that_there_are(recipe: DataRecipe | TrainingRecipe) -> None:
+    with pytest.raises(InvalidRecipe, match=r"unknown setting 'ranks'; known: .*seed"):
+        changed(recipe, {"seed": 1, "ranks": 3})
+
+
+@pytest.mark.parametrize("recipe", [DataRecipe(distractors=(1, 2)), TrainingRecipe(minutes=3.0)])
+def test_what_is_stored_makes_the_recipe_again(recipe: DataRecipe | TrainingRecipe) -> None:
+    assert type(recipe)(**stored(recipe)) == recipe
