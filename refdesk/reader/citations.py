@@ -102,7 +102,7 @@ def cite_quotes(quotes: Sequence[str], passages: Sequence[Passage]) -> list[Cita
     """Where the quotes stand, to the letter but for white space, in their order and none twice; those that stand
     in no passage are left out."""
     found: list[Citation] = []
-    for quote in dict.fromkeys(quotes):
+    for quote in filter(None, dict.fromkeys(quote.strip() for quote in quotes)):
         pattern = re.compile(r"\s+".join(map(re.escape, quote.split())))
         place = next(((p, match) for p in passages if (match := pattern.search(p.text))), None)
         if place is not None:

@@ -79,8 +79,8 @@ class Usage:
     """What an answer cost. `seconds` has retrieve, prompt, queue, prefill, decode, cite and total; steps that
     were not taken are 0, and the reading of a `reference` is in none. `reading`: how the passages were read.
     `run_hits` of the texts that are shared (the instructions, and passages read apart) were in memory,
-    `run_misses` had to be read. `memory`: the policy, and entries and bytes held, freed and at the peak, as in
-    `generation.MemoryUse`."""
+    `run_misses` had to be read. `adapter`: the name of the one that answered, or `none`. `memory`: the policy, and
+    entries and bytes held, freed and at the peak, as in `generation.MemoryUse`."""
 
     prompt_tokens: int
     completion_tokens: int

@@ -216,3 +216,17 @@ def test_every_task_names_metrics_that_exist() -> None:
     named: Mapping[str, tuple[str, ...]] = {name: task.metrics for name, task in TASKS.items()}
     for metrics in [*named.values(), Dataset.metrics]:
         assert check_metrics(metrics) == metrics
+
+
+def test_abstentions_have_a_precision_and_a_recall() -> None:
+    assert value("abstention_precision", NOT_THERE, abstained=True) == 1.0
+    assert value("abstention_precision", EXAMPLE, abstained=True) == 0.0
+    assert value("abstention_precision", EXAMPLE, abstained=False) is None
+    assert value("abstention_recall", NOT_THERE, abstained=True) == 1.0
+    assert value("abstention_recall", NOT_THERE, abstained=False) == 0.0
+    assert value("abstention_recall", EXAMPLE, abstained=True) is None
+
+
+def test_an_answer_that_leaves_its_form_is_told() -> None:
+    assert value("format") == 1.0
+    assert value("format", well_formed=False) == 0.0

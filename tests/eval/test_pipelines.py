@@ -73,3 +73,24 @@ def test_truncation_keeps_the_head_and_the_tail_of_exactly_the_budget(model: Rea
     ]
     # A character of several tokens may stand on both sides of the cut.
     assert len(every) - budget - 6 <= len(cut) <= len(every) - budget
+
+
+def test_the_gold_passages_stand_among_the_best_wrong_ones(model: ReaderModel) -> None:
+    example = Example("e", "When?", ("1911",), DOCUMENTS, (Span("d0", 0, 38),), {"d0": 1})
+    gold, wrong = ("d0", 0, 38), [(document.id, 0, len(document.text)) for document in DOCUMENTS[1:]]
+    assert seen("oracle_k", bench(model), example, k=1) == [gold]
+    assert set(seen("oracle_k", bench(model), example, k=2)) == {gold, wrong[0]}
+    assert set(seen("oracle_k", bench(model), example, k=9)) == {gold, *wrong}
+    assert seen("oracle_k", bench(model), example, k=3) == seen("oracle_k", bench(model), example, k=3)
+    places = {
+        seen("oracle_k", bench(model), Example(str(i), "When?", ("1911",), DOCUMENTS, example.gold), k=3).index(
+            gold
+        )
+        for i in range(30)
+    }
+    assert places == {0, 1, 2}
+
+
+def test_a_passage_that_holds_the_answer_is_no_wrong_one(model: ReaderModel) -> None:
+    example = Example("e", "What opens?", ("market of harrow",), DOCUMENTS, (Span("d1", 0, 5),), {"d1": 1})
+    assert {document for document, _, _ in seen("oracle_k", bench(model), example, k=9)} == {"d0", "d1"}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refdesk.reader.citations import Citation, cite
+from refdesk.reader.citations import Citation, cite, cite_quotes
 from refdesk.reader.passage import Passage
 
 SOURCE = (
@@ -115,3 +115,17 @@ def test_every_quote_is_exactly_the_source_and_none_overlap(
 
 def overlap(a: Citation, b: Citation) -> bool:
     return a.document_id == b.document_id and a.start < b.end and b.start < a.end
+
+
+def test_a_quote_of_the_model_is_cited_where_it_stands_to_the_letter() -> None:
+    found = cite_quotes(["It rose to 5,100,000 euros", "in\n 2020!  Dr. Meyer became", "Pumps need oil"], PASSAGES)
+    assert [(c.document_id, c.support) for c in found] == [("report", 1.0), ("report", 1.0), ("manual", 1.0)]
+    for citation in found:
+        source, start = (SOURCE, 1000) if citation.document_id == "report" else (OTHER, 40)
+        assert source[citation.start - start : citation.end - start] == citation.quote
+    assert found[1].quote == "in 2020! Dr. Meyer became"
+
+
+def test_a_quote_that_stands_nowhere_is_not_cited_and_one_twice_is_cited_once() -> None:
+    assert cite_quotes(["It rose to 6,100,000 euros", "(.*)", ""], PASSAGES[:1]) == []
+    assert len(cite_quotes(["Pumps need oil", "Pumps need oil"], PASSAGES)) == 1

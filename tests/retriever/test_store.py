@@ -290,3 +290,18 @@ def test_collections_are_told_apart_and_deleted_whole(
             assert connection.execute(select(func.count()).select_from(table)).scalar_one() == 0
     with pytest.raises(UnknownCollection):
         store.retrieve("x", 1)
+
+
+def test_a_sample_is_of_searchable_chunks_and_follows_its_seed(
+    engine: Engine, collection: Collection, store: ChunkStore, word_embedder: WordEmbedder
+) -> None:
+    put(engine, collection, word_embedder, "long.txt", LONG)
+    every = store.sample(1000)
+    assert len({hit.chunk_id for hit in every}) == len(every) == len(store.retrieve("topic7", 1000))
+    few = store.sample(3, seed=1)
+    assert len(few) == 3
+    assert {hit.chunk_id for hit in few} < {hit.chunk_id for hit in every}
+    assert store.sample(3, seed=1) == few
+    assert store.sample(3, seed=2) != few
+    for hit in few:
+        assert document_text(engine, hit.document_id)[hit.start : hit.end] == hit.text
