@@ -174,12 +174,14 @@ class Desk:
         """Where an adapter of this desk is kept."""
         return self.settings.data / "adapters" / name
 
-    def trainable_model(self) -> "ReaderModel":
-        """The model again, apart from the one that answers, loaded to be trained."""
+    def trainable_model(self, quantize: bool = False) -> "ReaderModel":
+        """The model again, apart from the one that answers, loaded to be trained; with `quantize` in four bits."""
         from refdesk.reader.model import load_model
 
         settings = self.settings
-        return load_model(settings.model or None, settings.data, dtype=settings.dtype, packed=False)
+        return load_model(
+            settings.model or None, settings.data, dtype=settings.dtype, packed=False, four_bit=quantize
+        )
 
     def sample_passages(self, collection: Collection, count: int, seed: int) -> list[Passage]:
         """At most `count` passages of a collection, drawn by `seed`."""

@@ -82,8 +82,8 @@ class Desk(evaluation.Desk, Protocol):
     def adapter_folder(self, name: str) -> Path:
         """Where an adapter is kept."""
 
-    def trainable_model(self) -> "ReaderModel":
-        """The model again, loaded to be trained."""
+    def trainable_model(self, quantize: bool = False) -> "ReaderModel":
+        """The model again, loaded to be trained; with `quantize` in four bits."""
 
     def sample_passages(self, collection: Collection, count: int, seed: int) -> list[Passage]:
         """Passages of a collection, drawn by `seed`."""
@@ -284,7 +284,7 @@ class Crafting:
         from refdesk.craft.training import train
 
         data = read_card(lessons / CARD)
-        model = self.desk.trainable_model()
+        model = self.desk.trainable_model(recipe.quantize)
         too_long = 0
 
         def encoded(path: Path) -> list[EncodedLesson]:

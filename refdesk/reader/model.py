@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from refdesk.progress_bars import no_progress_bars
 from refdesk.reader.errors import InvalidOption, ModelNotFound
@@ -81,6 +82,7 @@ def load_model(
     *,
     dtype: str = "auto",
     packed: bool = True,
+    four_bit: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> ReaderModel:
     """Load the reader onto the GPU if there is one, else the CPU.
@@ -89,25 +91,31 @@ def load_model(
     `.gguf` file, or the name of a model on the hub. GGUF is unpacked once into `data_dir/models`. `dtype` is
     `auto` (bfloat16 where the hardware computes in it, else float32), `bfloat16`, `float16` or `float32`.
     `packed`: lay the weights out for speed and for adapters; they can then not be trained, saved or moved.
+    `four_bit`: weights in NF4 (QLoRA, arXiv 2305.14314), to train adapters of models that are large for the GPU.
     `report` gets lines of progress for people.
 
     Raises:
         ModelNotFound: nothing there, or not a model.
-        InvalidOption: an unknown `dtype`.
+        InvalidOption: an unknown `dtype`, or four bits without a GPU that has kernels for them.
     """
     if dtype != "auto" and dtype not in _DTYPES:
         raise InvalidOption("dtype", dtype, "auto, bfloat16, float16 or float32")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = _best_dtype(device) if dtype == "auto" else _DTYPES[dtype]
+    special = _four_bit(device, chosen) if four_bit else {}
     name, folder = _find(source, data_dir / "models", report)
     report(f"loading {name} in {str(chosen).removeprefix('torch.')} on {device}")
     try:
         with no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=chosen, local_files_only=True)
+            model = AutoModelForCausalLM.from_pretrained(
+                str(folder), dtype=chosen, local_files_only=True, **special
+            )
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelNotFound(f"{name} cannot be loaded from {folder}: {error}") from error
-    model.to(device).eval().requires_grad_(False)
+    if not four_bit:  # those lie on the GPU already
+        model.to(device)
+    model.eval().requires_grad_(False)
     return ReaderModel(
         model=model,
         tokenizer=tokenizer,
@@ -117,6 +125,18 @@ def load_model(
         dtype=chosen,
         low_rank=pack_linears(model) if packed else None,
     )
+
+
+def _four_bit(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    if device.type != "cuda" or find_spec("bitsandbytes") is None:
+        raise InvalidOption("quantize", True, "false, or a CUDA GPU and the package bitsandbytes")
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": quantization, "device_map": {"": device}}
 
 
 def _window(config: Any) -> int:
