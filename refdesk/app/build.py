@@ -53,6 +53,9 @@ if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs 
     from refdesk.reader.engine import Engine
     from refdesk.reader.model import ReaderModel
 
+# transformers cannot be imported by two threads at once.
+_importing = threading.Lock()
+
 
 class Desk:
     """Everything that a process needs to take documents in and to answer; parts load when first needed."""
@@ -80,7 +83,8 @@ class Desk:
         """The embedder, loaded once."""
         with self._loading:
             if self._embedder is None:
-                self._embedder = Embedder(self.settings.embedder or None)
+                with _importing:
+                    self._embedder = Embedder(self.settings.embedder or None)
             return self._embedder
 
     @property
@@ -88,8 +92,9 @@ class Desk:
         """The model and the engine that generates with it, loaded once."""
         with self._loading_reader:
             if self._reader is None:
-                from refdesk.reader.engine import Engine
-                from refdesk.reader.model import load_model
+                with _importing:
+                    from refdesk.reader.engine import Engine
+                    from refdesk.reader.model import load_model
 
                 model = load_model(
                     self.settings.model or None,

@@ -76,6 +76,9 @@ class Desk(evaluation.Desk, Protocol):
 
     settings: Settings
 
+    def warm(self) -> None:
+        """Load the models."""
+
     def adapter(self, asked: str | None = None, collection_name: str | None = None) -> "Adapter | None":
         """The adapter to answer with."""
 
@@ -259,13 +262,15 @@ class Crafting:
 
     def do(self, job: Job, progress: JobProgress) -> None:
         """See Work."""
+        progress("load", job.done)
+        self.desk.warm()  # its libraries cannot be imported while those of training are
         entry = adapter_of_job(self.desk.engine, job.id)
         wanted = msgspec.convert(entry.settings, CraftSettings)
         folder = craft_folder(self.desk, entry.name)
         lessons = folder if wanted.lessons is None else Path(wanted.lessons)
         if not (lessons / CARD).is_file():
-            self._prepare(wanted, folder, lambda stage, _done, _total: progress(stage, 0))
-        progress("load", 0)
+            self._prepare(wanted, folder, lambda stage, _done, _total: progress(stage, job.done))
+        progress("load", job.done)
         card = self._train(entry.name, lessons, wanted.training, folder / CHECKPOINT, progress)
         note_card(self.desk.engine, entry.name, card)
         (folder / CHECKPOINT).unlink(missing_ok=True)

@@ -32,7 +32,7 @@ TOWNS = (
     "Corse",
 )
 TOGETHER = {"distractors": [0, 1, 2], "most_exercises": 4}
-SHORT = {"rank": 4, "batch": 8, "epochs": 1, "validate_every": 2}
+SHORT = {"rank": 4, "batch": 8, "epochs": 4, "learning_rate": 0.002, "validate_every": 2}
 
 
 def questions() -> bytes:
@@ -165,7 +165,7 @@ def test_a_training_that_is_killed_is_gone_on_with(make_service: Callable[..., S
     service = make_service()
     client = service.start(ready=True)
     dataset = client.post("/v1/datasets", files=[("file", ("towers.jsonl", questions()))]).json()["id"]
-    training = {**SHORT, "epochs": 20, "validate_every": 1, "patience": 1000}
+    training = {**SHORT, "epochs": 10, "validate_every": 1, "patience": 1000}
     client.post(
         "/v1/adapters", json={"name": "slow", "dataset": dataset, "data": TOGETHER, "training": training}
     ).raise_for_status()
@@ -178,13 +178,13 @@ def test_a_training_that_is_killed_is_gone_on_with(make_service: Callable[..., S
     end = time.monotonic() + 120
     seen = []
     while not (entry := client.get("/v1/adapters/slow").json())["ready"]:
-        assert time.monotonic() < end, entry
+        assert (entry["error"], time.monotonic() < end) == (None, True)
         if entry["state"] == "running" and entry["stage"].startswith("loss"):
             seen.append(entry["progress"]["done"])
         time.sleep(0.02)
     # A checkpoint is written at every validation, so hardly a step is done twice.
     assert min(seen, default=before) >= before - 50
-    assert entry["card"]["result"]["exercises"] >= 20 * 0.9 * entry["card"]["data"]["training"]["exercises"]
+    assert entry["card"]["result"]["exercises"] >= 10 * 0.9 * entry["card"]["data"]["training"]["exercises"]
 
 
 def test_an_adapter_is_made_listed_used_and_deleted_on_the_command_line(data: Path, tmp_path: Path) -> None:
