@@ -217,7 +217,8 @@ class QA:
         cancellation.follow(stream)
         try:
             for piece in stream:
-                yield Token(piece)
+                if options.form == "short":  # else what comes is not the answer yet, and perhaps never
+                    yield Token(piece)
             generation = stream.result()
         finally:
             stream.cancel()  # of a finished stream: nothing
@@ -226,6 +227,8 @@ class QA:
         clock.lap()
         clock.leave_out(generation.score_s)
         written = read_answer(generation.text, options.form)
+        if options.form != "short" and written.text:
+            yield Token(written.text)
         quoted = cite_quotes(written.quotes, prompt.used)
         citations = quoted or cite(written.text, question, prompt.used)
         clock.lap("cite")

@@ -58,7 +58,7 @@ def trained(client: httpx.Client, name: str, seconds: float = 240) -> dict[str, 
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         adapter: dict[str, Any] = client.get(f"/v1/adapters/{name}").raise_for_status().json()
-        if adapter["ready"] or adapter["state"] in ("failed", "cancelled"):
+        if adapter["state"] in ("succeeded", "failed", "cancelled"):
             return adapter
         time.sleep(0.2)
     raise AssertionError(f"adapter {name} is not trained after {seconds} s: {adapter}")
