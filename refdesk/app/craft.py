@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -224,13 +225,15 @@ def start_training(engine: Engine, name: str, wanted: CraftSettings) -> AdapterE
     """Queue the training of an adapter.
 
     Raises:
-        InvalidRecipe: a bad name, or not exactly one of a collection, a data set and lessons.
+        InvalidRecipe: a bad name, no peft to train with, or not exactly one of a collection, a data set and lessons.
         UnknownDataset, InvalidDataset: no such data set, or no question in it can be trained on.
         InvalidLessons: no lessons in that folder.
         AdapterExists: the name is taken.
         UnknownCollection: no such collection.
     """
     check_new_name(engine, name)
+    if find_spec("peft") is None:
+        raise InvalidRecipe("training needs peft, which is not installed: pip install 'refdesk[train]'")
     if sum(source is not None for source in (wanted.collection, wanted.dataset, wanted.lessons)) != 1:
         raise InvalidRecipe("expected one of a collection, a dataset or lessons to train on")
     if not 10 <= wanted.questions <= 100_000:
