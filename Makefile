@@ -38,7 +38,9 @@ eval: $(STAMP)  ## every baseline on the benchmarks of REFDESK_SHARED_DATA, in a
 
 weights: $(STAMP)  ## the shipped adapter, from the data of REFDESK_SHARED_DATA, in about two hours on two cores; resumable
 	test -f .craft/lessons/card.json || $(BIN)/refdesk --data .craft craft prepare .craft/lessons --shipped
-	$(BIN)/refdesk --data .craft craft train shipped --lessons .craft/lessons --set longest=3500 --set minutes=90
+	test -f .craft/adapters/shipped/card.json || \
+		$(BIN)/refdesk --data .craft craft train shipped --lessons .craft/lessons --set longest=3500 --set minutes=90
+	mkdir -p refdesk/weights/craft
 	cp .craft/adapters/shipped/* refdesk/weights/craft/
 
 clean:

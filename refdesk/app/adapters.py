@@ -23,6 +23,9 @@ SHIPPED = "craft"
 NONE = "none"
 """In place of a name: the model as it is."""
 
+AUTO = "auto"
+"""The shipped one where it fits the model, else none."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _WEIGHTS = Path(__file__).parent.parent / "weights"
 
@@ -79,15 +82,20 @@ def adapter_of_job(engine: Engine, job_id: str) -> AdapterEntry:
     return found[0]
 
 
-def check_new_name(engine: Engine, name: str) -> None:
-    """Raise InvalidRecipe for a bad name, AdapterExists for one that is taken."""
-    if not _NAME.fullmatch(name) or name == NONE:
+def check_name(name: str) -> None:
+    """Raise InvalidRecipe for a name that cannot be, AdapterExists for that of the shipped one."""
+    if not _NAME.fullmatch(name) or name in (NONE, AUTO):
         raise InvalidRecipe(
             f"adapter name {name!r}: expected 1 to 64 of a-z, 0-9, '.', '_', '-', starting with a letter or digit,"
-            f" and not {NONE!r}"
+            f" and neither {NONE!r} nor {AUTO!r}"
         )
-    if name == SHIPPED or _read(engine, _adapter.name == name):
-        raise AdapterExists(f"adapter {name!r} exists already; delete it, or choose another name")
+    if name == SHIPPED:
+        raise AdapterExists(f"adapter {name!r} comes with Refdesk; choose another name")
+
+
+def find_adapter(engine: Engine, name: str) -> AdapterEntry | None:
+    """The adapter of this name that was made here, or None."""
+    return next(iter(_read(engine, _adapter.name == name)), None)
 
 
 def add_adapter(connection: Connection, job_id: str, name: str, settings: Mapping[str, Any]) -> None:
@@ -98,14 +106,20 @@ def add_adapter(connection: Connection, job_id: str, name: str, settings: Mappin
         raise AdapterExists(f"adapter {name!r} exists already; delete it, or choose another name") from None
 
 
-def note_card(engine: Engine, name: str, card: Mapping[str, Any]) -> None:
-    """The adapter is ready."""
+def begin_again(connection: Connection, entry: AdapterEntry, job_id: str) -> None:
+    """Give an adapter whose training failed or was cancelled another job."""
+    connection.execute(update(schema.adapter).where(_adapter.name == entry.name).values(job_id=job_id))
+    connection.execute(delete(schema.job).where(_job.id == entry.job_id))
+
+
+def note_card(engine: Engine, job_id: str, card: Mapping[str, Any]) -> None:
+    """The adapter that this job trains is ready."""
     with transaction(engine) as connection:
-        connection.execute(update(schema.adapter).where(_adapter.name == name).values(card=dict(card)))
+        connection.execute(update(schema.adapter).where(_adapter.job_id == job_id).values(card=dict(card)))
 
 
-def delete_adapter(engine: Engine, name: str, folders: list[Path]) -> None:
-    """Remove an adapter with its job and its folders.
+def delete_adapter(engine: Engine, name: str, folders: list[Path]) -> AdapterEntry:
+    """Remove an adapter with its job and its folders; returns what it was.
 
     Raises:
         AdapterNotFound: no such adapter.
@@ -122,9 +136,10 @@ def delete_adapter(engine: Engine, name: str, folders: list[Path]) -> None:
         ).scalars()
         if named := list(users):
             raise AdapterBusy(f"adapter {name!r} is that of collection {named[0]!r}; give that another one first")
+        for folder in folders:  # before the row: what is left half-way can be deleted again
+            shutil.rmtree(folder, ignore_errors=True)
         connection.execute(delete(schema.job).where(_job.id == entry.job_id))
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+    return entry
 
 
 def _shipped() -> list[AdapterEntry]:

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from refdesk.app.adapters import (
+    AUTO,
     NONE,
     SHIPPED,
     AdapterEntry,
@@ -19,13 +20,14 @@ from refdesk.app.adapters import (
     get_adapter,
     shipped_adapter,
 )
-from refdesk.app.craft import Crafting, CraftSettings, craft_folder, start_training
+from refdesk.app.craft import Crafting, CraftSettings, craft_folders, start_training
 from refdesk.app.evaluation import Evaluation, start_runs
 from refdesk.app.ingestion import Ingestion
 from refdesk.app.intake import Intake, Upload, take_in
 from refdesk.app.settings import Settings
 from refdesk.app.worker import Worker
 from refdesk.craft.card import read_card
+from refdesk.craft.errors import AdapterBusy
 from refdesk.database import open_database
 from refdesk.eval.corpus import dataset_collection
 from refdesk.eval.plan import RunSettings
@@ -74,7 +76,7 @@ class Desk:
         self._loading_reader = threading.Lock()  # of its own: documents come in while the model loads
         self._embedder: Embedder | None = None
         self._reader: tuple[ReaderModel, Engine] | None = None
-        self._adapters: dict[str, Adapter | None] = {}
+        self._adapters: dict[str, Adapter] = {}
         self._stores: dict[str, ChunkStore] = {}
         self._workers: dict[str, Worker] = {}
 
@@ -151,29 +153,31 @@ class Desk:
         """
         if asked is None and collection_name is not None:
             asked = get_collection(self.engine, collection_name).adapter
-        name = asked or self.settings.adapter
+        name = self.settings.adapter if asked is None else asked
         if name == NONE:
             return None
         model, _ = self.reader
-        with self._loading_reader:
-            if name not in self._adapters:
-                self._adapters[name] = self._load_adapter(name, model)
-            return self._adapters[name]
-
-    def _load_adapter(self, name: str, model: "ReaderModel") -> "Adapter | None":
-        shipped = shipped_adapter()
-        if name == "auto":
+        if name == AUTO:
+            shipped = shipped_adapter()
             if shipped is None or read_card(shipped / "card.json")["base_fingerprint"] != model.fingerprint:
                 return None
             name = SHIPPED
         entry = get_adapter(self.engine, name)
+        # By its job: another process may have made it anew under the same name.
+        key = entry.job_id or name
+        with self._loading_reader:
+            if key not in self._adapters:
+                self._adapters[key] = self._load_adapter(entry, model)
+            return self._adapters[key]
+
+    def _load_adapter(self, entry: AdapterEntry, model: "ReaderModel") -> "Adapter":
         if not entry.ready:
-            raise AdapterNotFound(f"adapter {name!r} is not ready; its training is {entry.state}")
+            raise AdapterNotFound(f"adapter {entry.name!r} is not ready; its training is {entry.state}")
         from refdesk.reader.adapter import load_adapter
 
-        return load_adapter(
-            shipped if entry.job_id is None and shipped else self.adapter_folder(name), model, name
-        )
+        folder = shipped_adapter() if entry.job_id is None else self.adapter_folder(entry.name)
+        assert folder is not None
+        return load_adapter(folder, model, entry.name)
 
     def adapter_folder(self, name: str) -> Path:
         """Where an adapter of this desk is kept."""
@@ -200,9 +204,11 @@ class Desk:
 
     def delete_adapter(self, name: str) -> None:
         """Remove an adapter everywhere. Raises AdapterNotFound, AdapterBusy."""
-        delete_adapter(self.engine, name, [self.adapter_folder(name), craft_folder(self, name)])
+        if name == self.settings.adapter:
+            raise AdapterBusy(f"adapter {name!r} is the service's own (REFDESK_ADAPTER); choose another one first")
+        entry = delete_adapter(self.engine, name, [self.adapter_folder(name), *craft_folders(self, name)])
         with self._loading_reader:
-            self._adapters.pop(name, None)
+            self._adapters.pop(entry.job_id or name, None)
 
     def set_adapter(self, collection_name: str, adapter: str | None) -> Collection:
         """Answer a collection's questions with another adapter. Raises UnknownCollection, AdapterNotFound."""
@@ -251,6 +257,9 @@ class Desk:
     def start_runs(self, wanted: Sequence[RunSettings], dataset_id: str | None = None) -> list[Run]:
         """Queue evaluations; see `app.evaluation`."""
         # A run keeps where its data lie, for whichever process goes on with it.
+        for settings in wanted:
+            if settings.adapter is not None:
+                self._check_adapter(settings.adapter)
         located = [replace(settings, benchmarks=self.settings.benchmarks) for settings in wanted]
         runs = start_runs(self.engine, located, dataset_id)
         self._wake(Evaluation.kind)
@@ -279,6 +288,8 @@ class Desk:
         maps = offset_maps(self.engine, {hit.document_id for hit in hits})
         passages = []
         for hit in hits:
+            if hit.document_id not in maps:  # replaced in this moment
+                continue
             pages = maps[hit.document_id] if maps[hit.document_id].unit == "page" else None
             passages.append(
                 Passage(

@@ -1,21 +1,34 @@
 """CRAFT: lessons out of benchmarks or of a collection, and the jobs that train adapters on them."""
 
+import hashlib
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from sqlalchemy import Engine
 
-from refdesk.app.adapters import AdapterEntry, adapter_of_job, add_adapter, check_new_name, get_adapter, note_card
+from refdesk.app.adapters import (
+    AdapterEntry,
+    adapter_of_job,
+    add_adapter,
+    begin_again,
+    check_name,
+    find_adapter,
+    get_adapter,
+    note_card,
+)
 from refdesk.app.jobs import Job, add_job
 from refdesk.app.settings import Settings
 from refdesk.app.worker import Progress as JobProgress
+from refdesk.app.worker import Stopping
 from refdesk.craft.card import describe, read_card, write_card
-from refdesk.craft.errors import CraftError, InvalidRecipe, LessonTooLong
+from refdesk.craft.errors import AdapterExists, CraftError, InvalidLessons, InvalidRecipe, LessonTooLong
 from refdesk.craft.lesson import Lesson, read_lessons, write_lessons
 from refdesk.craft.question import SourceQuestion, holds, passage_key
 from refdesk.craft.raft import make_lessons, without_overlap
@@ -26,10 +39,16 @@ from refdesk.eval.benchmarks import benchmark_folder
 from refdesk.eval.errors import EvaluationError
 from refdesk.eval.provenance import source_commit
 from refdesk.eval.runs import get_dataset
-from refdesk.eval.source_questions import TaskSource, dataset_examples, kept_back, source_questions
-from refdesk.reader.errors import ReaderError
+from refdesk.eval.source_questions import (
+    TaskSource,
+    dataset_examples,
+    kept_back,
+    source_collection,
+    source_questions,
+)
+from refdesk.reader.errors import EngineClosed, ReaderError
 from refdesk.reader.passage import Passage
-from refdesk.retriever.collections import Collection, get_collection
+from refdesk.retriever.collections import Collection, get_collection, list_collections
 from refdesk.retriever.errors import RetrieverError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
@@ -43,7 +62,7 @@ Progress = Callable[[str, int, int], None]
 LESSONS, VALIDATION, CARD, CHECKPOINT = "lessons.jsonl", "validation.jsonl", "card.json", "checkpoint.pt"
 
 # Everything that may be trained on; the adapter that is shipped is made of it.
-SHIPPED = (
+SHIPPED_SOURCES = (
     TaskSource("nq-oracle"),
     TaskSource("squad", {"split": "train"}, part="all", limit=5000),
     TaskSource("squad-v2", limit=1500),
@@ -85,6 +104,9 @@ class Desk(evaluation.Desk, Protocol):
 
     def adapter_folder(self, name: str) -> Path:
         """Where an adapter is kept."""
+
+    def delete_collection(self, name: str) -> None:
+        """Remove a collection everywhere."""
 
     def trainable_model(self, quantize: bool = False) -> "ReaderModel":
         """The model again, loaded to be trained; with `quantize` in four bits."""
@@ -131,7 +153,9 @@ def prepare_dataset(
 ) -> dict[str, Any]:
     """The same out of the training part of an uploaded data set. Raises UnknownDataset, InvalidDataset besides."""
     examples = dataset_examples(get_dataset(desk.engine, dataset_id))
-    questions = source_questions(desk, f"dataset.{dataset_id[:8]}", examples, progress)
+    name = f"dataset.{dataset_id[:8]}"
+    questions = source_questions(desk, name, examples, progress)
+    desk.delete_collection(source_collection(name, examples))  # its documents are kept with the data set alone
     told = {"dataset": dataset_id, "questions": len(questions)}
     return _write_of(desk, folder, questions, recipe, told)
 
@@ -181,9 +205,15 @@ def _write_of(
     """Lessons of one source, which may be small: no lesson has more than half of its passages, and a question
     whose answer stands nearly everywhere is left out."""
     passages = {passage_key(p): p for q in questions for p in (*q.oracles, *q.distractors)}
+
+    def has_enough(question: SourceQuestion) -> bool:
+        oracles = {passage_key(passage) for passage in question.oracles}
+        wrong = (key for key, p in passages.items() if key not in oracles and not holds(p.text, question.answers))
+        return sum(1 for _ in islice(wrong, max(fitting) + 1)) > max(fitting)
+
     fitting = tuple(count for count in recipe.distractors if count <= len(passages) // 2) or (0,)
     recipe = replace(recipe, distractors=fitting)
-    usable = [q for q in questions if sum(not holds(p.text, q.answers) for p in passages.values()) > max(fitting)]
+    usable = [question for question in questions if has_enough(question)]
     told["left_out"] = len(questions) - len(usable)
     lessons = list(make_lessons(usable, recipe, next(iter(told.values())))) if usable else []
     return _write(folder, lessons, recipe, {"sources": [told], "embedder": desk.embedder.name})
@@ -216,22 +246,35 @@ def _write(folder: Path, lessons: list[Lesson], recipe: DataRecipe, card: dict[s
     return card
 
 
-def craft_folder(desk: Desk, name: str) -> Path:
-    """Where an adapter in work keeps its lessons and its checkpoint."""
-    return desk.settings.data / "craft" / name
+def craft_folder(desk: Desk, entry: AdapterEntry) -> Path:
+    """Where an adapter in work keeps its lessons and its checkpoint. Other settings never find those of these."""
+    digest = hashlib.sha256(msgspec.json.encode(entry.settings, order="deterministic")).hexdigest()[:8]
+    return desk.settings.data / "craft" / f"{entry.name}@{digest}"
+
+
+def craft_folders(desk: Desk, name: str) -> list[Path]:
+    """All that work on an adapter of this name may have left."""
+    return sorted((desk.settings.data / "craft").glob(f"{name}@*"))
 
 
 def start_training(engine: Engine, name: str, wanted: CraftSettings) -> AdapterEntry:
-    """Queue the training of an adapter.
+    """Queue the training of an adapter. One that failed or was cancelled, asked for again with the same settings,
+    is gone on with.
 
     Raises:
-        InvalidRecipe: a bad name, no peft to train with, or not exactly one of a collection, a data set and lessons.
+        InvalidRecipe: a bad name, no peft to train with, not exactly one of a collection, a data set and lessons,
+            or an empty collection.
         UnknownDataset, InvalidDataset: no such data set, or no question in it can be trained on.
         InvalidLessons: no lessons in that folder.
         AdapterExists: the name is taken.
         UnknownCollection: no such collection.
     """
-    check_new_name(engine, name)
+    check_name(name)
+    known = find_adapter(engine, name)
+    stored = msgspec.json.decode(msgspec.json.encode(wanted))
+    stopped = known is not None and not known.ready and known.state in ("failed", "cancelled")
+    if known is not None and not (stopped and known.settings == stored):
+        raise AdapterExists(f"adapter {name!r} exists already; delete it, or choose another name")
     if find_spec("peft") is None:
         raise InvalidRecipe("training needs peft, which is not installed: pip install 'refdesk[train]'")
     if sum(source is not None for source in (wanted.collection, wanted.dataset, wanted.lessons)) != 1:
@@ -239,15 +282,26 @@ def start_training(engine: Engine, name: str, wanted: CraftSettings) -> AdapterE
     if not 10 <= wanted.questions <= 100_000:
         raise InvalidRecipe(f"questions is {wanted.questions}; expected 10 to 100000")
     if wanted.collection is not None:
-        get_collection(engine, wanted.collection)
+        _check_filled(engine, wanted.collection)
     if wanted.dataset is not None:
         dataset_examples(get_dataset(engine, wanted.dataset))
     if wanted.lessons is not None:
-        read_card(Path(wanted.lessons) / CARD)
+        for file in (CARD, LESSONS, VALIDATION):
+            if not (Path(wanted.lessons) / file).is_file():
+                raise InvalidLessons(f"no {file} in {wanted.lessons}; expected what `refdesk craft prepare` wrote")
     with transaction(engine) as connection:
         job = add_job(connection, Crafting.kind, None, [], _PARTS)
-        add_adapter(connection, job, name, msgspec.to_builtins(wanted))
+        if known is None:
+            add_adapter(connection, job, name, stored)
+        else:
+            begin_again(connection, known, job)
     return get_adapter(engine, name)
+
+
+def _check_filled(engine: Engine, collection: str) -> None:
+    counts = {found.name: counts for found, counts in list_collections(engine)}
+    if not counts[get_collection(engine, collection).name]["chunks"]:
+        raise InvalidRecipe(f"collection {collection!r} is empty; take documents in first")
 
 
 @dataclass(frozen=True)
@@ -269,14 +323,20 @@ class Crafting:
         self.desk.warm()  # its libraries cannot be imported while those of training are
         entry = adapter_of_job(self.desk.engine, job.id)
         wanted = msgspec.convert(entry.settings, CraftSettings)
-        folder = craft_folder(self.desk, entry.name)
+        folder = craft_folder(self.desk, entry)
+        if entry.ready:  # stopped between the last two steps
+            shutil.rmtree(folder, ignore_errors=True)
+            return
         lessons = folder if wanted.lessons is None else Path(wanted.lessons)
         if not (lessons / CARD).is_file():
-            self._prepare(wanted, folder, lambda stage, _done, _total: progress(stage, job.done))
+            try:
+                self._prepare(wanted, folder, lambda stage, _done, _total: progress(stage, job.done))
+            except EngineClosed as error:
+                raise Stopping from error
         progress("load", job.done)
         card = self._train(entry.name, lessons, wanted.training, folder / CHECKPOINT, progress)
-        note_card(self.desk.engine, entry.name, card)
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+        note_card(self.desk.engine, job.id, card)
+        shutil.rmtree(folder, ignore_errors=True)  # it holds the text of passages
 
     def _prepare(self, wanted: CraftSettings, folder: Path, progress: Progress) -> None:
         if wanted.collection is not None:
@@ -310,7 +370,7 @@ class Crafting:
             return kept
 
         def report(step: "Step") -> None:
-            progress(f"loss {step.loss:.2f}, {step.left_s / 60:.0f} min left", int(_PARTS * step.share))
+            progress(f"loss {step.loss:.3g}, {step.left_s / 60:.0f} min left"[:32], int(_PARTS * step.share))
 
         outcome = train(
             model, encoded(lessons / LESSONS), encoded(lessons / VALIDATION), recipe, checkpoint, report

@@ -8,11 +8,13 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from refdesk.craft.question import holds, normal
 from refdesk.craft.raft import ASK
 from refdesk.reader.adapter import Adapter
 from refdesk.reader.engine import Engine
+from refdesk.reader.errors import EngineClosed, MemoryTooSmall, PromptTooLong
 from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
@@ -51,16 +53,19 @@ def ask_about(
     done = 0
     while some := list(islice(rest, _TOGETHER)):
         report(done)
-        made = [engine.submit(_request(ASK, p, model, adapter, temperature, rng.getrandbits(32))) for p in some]
-        parsed = [_parsed(stream.result().text) for stream in made]
-        again: list[tuple[AskedQuestion, Stream]] = []
+        seeds = [rng.getrandbits(32) for _ in some]
+        made = [
+            _submit(engine, ASK, p, model, adapter, temperature, seed) for p, seed in zip(some, seeds, strict=True)
+        ]
+        parsed = [_parsed(_text(stream)) for stream in made]
+        again: list[tuple[AskedQuestion, Stream | None]] = []
         for passage, found in zip(some, parsed, strict=True):
             if found is not None and _is_good(*found, passage) and normal(found[0]) not in told:
-                told.add(normal(found[0]))
-                stream = engine.submit(_request(found[0], passage, model, adapter, 0.0, None))
+                stream = _submit(engine, found[0], passage, model, adapter, 0.0, None)
                 again.append((AskedQuestion(*found, passage), stream))
-        for asked, stream in again:
-            if _agree(stream.result().text, asked.answer):
+        for asked, answering in again:
+            if _agree(_text(answering), asked.answer) and normal(asked.question) not in told:
+                told.add(normal(asked.question))
                 yield asked
         done += len(some)
     report(done)
@@ -83,6 +88,24 @@ def _request(
         seed=seed,
         adapter=adapter,
     )
+
+
+def _submit(engine: Engine, *asked: Any) -> Stream | None:
+    """None where the passage does not fit the window or the memory: there are others."""
+    try:
+        return engine.submit(_request(*asked))
+    except (PromptTooLong, MemoryTooSmall):
+        return None
+
+
+def _text(stream: Stream | None) -> str:
+    """Raises EngineClosed where the engine ended it: half an answer is none."""
+    if stream is None:
+        return ""
+    generation = stream.result()
+    if generation.finish_reason == "cancelled":
+        raise EngineClosed("the engine was closed while questions were made")
+    return generation.text
 
 
 def _parsed(text: str) -> tuple[str, str] | None:

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import msgspec
+
 from refdesk.craft.errors import InvalidRecipe
 
 
@@ -87,18 +89,16 @@ class TrainingRecipe:
         _check("seed", self.seed, 0, 2**63 - 1)
 
 
-def stored(recipe: DataRecipe | TrainingRecipe) -> dict[str, Any]:
-    """The settings as JSON-ready values."""
-    return asdict(recipe)
-
-
 def changed(recipe: Any, values: dict[str, Any]) -> Any:
-    """`recipe` with other values by name. Raises InvalidRecipe for a name that it does not have."""
+    """`recipe` with other values by name. Raises InvalidRecipe for an unknown name or a bad value."""
     known = [field.name for field in fields(recipe)]
     for name in values:
         if name not in known:
             raise InvalidRecipe(f"unknown setting {name!r}; known: {', '.join(known)}")
-    return type(recipe)(**{**{name: getattr(recipe, name) for name in known}, **values})
+    try:
+        return msgspec.convert({**asdict(recipe), **values}, type(recipe))
+    except msgspec.ValidationError as error:
+        raise InvalidRecipe(str(error)) from error
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:

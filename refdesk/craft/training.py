@@ -144,6 +144,11 @@ class _Training:
             self._validate()
         while (share := self._share()) < 1 and not self._out_of_patience():
             loss = self._step(share)
+            if not math.isfinite(loss):
+                raise InvalidRecipe(
+                    f"training diverged at step {progress.step + 1}: the loss is {loss}; expected a lower"
+                    f" learning_rate than {self._recipe.learning_rate:g}"
+                )
             progress.step += 1
             progress.seconds = perf_counter() - started
             validates = progress.step % self._recipe.validate_every == 0 or self._share() >= 1

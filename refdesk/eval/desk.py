@@ -30,8 +30,8 @@ class Desk(Protocol):
     def reader(self) -> "tuple[ReaderModel, Engine]":
         """The model that answers and the engine that runs it."""
 
-    def adapter(self, asked: str | None = None) -> "Adapter | None":
-        """The adapter of this name, or the service's own; None for the model as it is."""
+    def adapter(self, asked: str | None = None, collection_name: str | None = None) -> "Adapter | None":
+        """The adapter of this name, else the collection's, else the service's; None for the model as it is."""
 
     def ensure_collection(self, name: str) -> Collection:
         """The collection of this name, made if it is missing."""

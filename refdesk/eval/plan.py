@@ -96,7 +96,8 @@ def make_plan(settings: RunSettings, dataset: Dataset | None = None) -> Plan:
     data = Path() if dataset is not None else benchmark_folder(settings.benchmarks)
     corpus = tuple(task.corpus(data))
     check_part(settings.part)
-    every = tuple(example for example in task.examples(data) if is_in(settings.part, settings.task, example))
+    name = settings.task if dataset is None else "dataset"
+    every = tuple(example for example in task.examples(data) if is_in(settings.part, name, example))
     if not every:
         raise InvalidRun(f"part is {settings.part!r}, but {settings.task} has no such questions")
     _check_documents(settings, pipeline, every, bool(corpus))

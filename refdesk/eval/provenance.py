@@ -14,7 +14,9 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "sentence-transformers", "f
 DECISIVE = ("data", "model", "model_fingerprint", "dtype", "adapter", "embedder")
 
 
-def versions(desk: Desk, *, reads: bool, indexed: bool, adapter: str | None = None) -> dict[str, str]:
+def versions(
+    desk: Desk, *, reads: bool, indexed: bool, adapter: str | None = None, collection: str | None = None
+) -> dict[str, str]:
     """Libraries, machine, and the models that are used: the reader with its `adapter` if the run `reads`, the
     embedder if its documents are `indexed`."""
     found = {"refdesk": refdesk.__version__, "python": platform.python_version()}
@@ -30,7 +32,7 @@ def versions(desk: Desk, *, reads: bool, indexed: bool, adapter: str | None = No
         found["model_fingerprint"] = model.fingerprint
         found["dtype"] = str(model.dtype).removeprefix("torch.")
         found["device"] = model.device.type
-        used = desk.adapter(adapter)
+        used = desk.adapter(adapter, collection)
         found["adapter"] = "none" if used is None else f"{used.name} {used.fingerprint}"
     if indexed:
         found["embedder"] = desk.embedder.name

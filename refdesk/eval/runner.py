@@ -72,13 +72,16 @@ def _check_provenance(desk: Desk, run: Run, plan: Plan) -> None:
         reads=not plan.task.retrieval_only,
         indexed=plan.pipeline.indexed,
         adapter=plan.settings.adapter,
+        collection=plan.settings.collection,
     )
     used["data"] = plan.data_digest
     if len(run.versions) == 1:
         note_versions(desk.engine, run.id, used, source_commit())
         return
     for name in DECISIVE:
-        if run.versions.get(name) != used.get(name):
+        # A run of before there were adapters had none.
+        before = "none" if name == "adapter" and name in used else None
+        if run.versions.get(name, before) != used.get(name):
             raise InvalidRun(
                 f"run {run.id} began with {name} {run.versions.get(name)}, now it is {used.get(name)};"
                 " go on with the same, or start another run"
@@ -109,7 +112,7 @@ class _Reader:
     def __init__(self, desk: Desk, plan: Plan, collection: str) -> None:
         self._plan = plan
         self._model, self._engine = desk.reader
-        self._adapter = desk.adapter(plan.settings.adapter)
+        self._adapter = desk.adapter(plan.settings.adapter, plan.settings.collection)
         shared: dict[str, Document] = {}
 
         def corpus() -> dict[str, Document]:

@@ -77,8 +77,7 @@ def source_questions(
     no single passage, unless the gold passage as a whole is short."""
     examples = [example for example in examples if example.documents]
     documents = {document.id: document for example in examples for document in example.documents}
-    # By what is in it: what is found for a question must not hang on what else was prepared before.
-    name = collection_name(f"craft.{task}", list(documents.values()))
+    name = source_collection(task, examples)
     ensure_ingested(desk, name, documents.values(), lambda stage: progress(stage, 0, len(examples)))
     retrieve = desk.retriever(name, "hybrid")
     found = []
@@ -88,6 +87,13 @@ def source_questions(
         if question is not None:
             found.append(question)
     return found
+
+
+def source_collection(task: str, examples: Sequence[Example]) -> str:
+    """Where the documents of these examples are searched. Named by what is in it: what is found for a question
+    must not hang on what else was prepared before."""
+    documents = {document.id: document for example in examples for document in example.documents}
+    return collection_name(f"craft.{task}", list(documents.values()))
 
 
 def _source_question(task: str, example: Example, retrieve: Retrieve) -> SourceQuestion | None:

@@ -34,6 +34,7 @@ from refdesk.retriever.parse import ParsedDocument
 
 _chunk, _document = schema.chunk.c, schema.document.c
 _REFRESH_BATCH = 4096
+_SAMPLE_BATCH = 500
 _LARGEST_K = 1000
 # Reciprocal rank fusion: score = sum over rankings of 1 / (60 + rank) (Cormack et al., SIGIR 2009).
 _FUSION_CONSTANT = 60
@@ -126,7 +127,8 @@ class ChunkStore(VectorStore):
             statement = self._searchable(_chunk.id).order_by(_document.source_id, _chunk.start)
             ids = list(connection.execute(statement).scalars())
         chosen = random.Random(seed).sample(ids, min(count, len(ids)))
-        return [hit for one in chosen for hit in self._hits({one: 0.0}, 1)]
+        batches = (chosen[start : start + _SAMPLE_BATCH] for start in range(0, len(chosen), _SAMPLE_BATCH))
+        return [hit for batch in batches for hit in self._hits(dict.fromkeys(batch, 0.0), len(batch))]
 
     def _reconcile(self, truth: set[int]) -> None:
         held = set(self._index.ids().tolist())

@@ -1,6 +1,7 @@
 """`refdesk craft`: make training data, and train an adapter on it."""
 
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from refdesk.app.adapters import AdapterEntry, get_adapter
 from refdesk.app.build import Desk
 from refdesk.app.cli.output import as_json, notes, open_desk, print_json, read_file
-from refdesk.app.craft import SHIPPED, CraftSettings, prepare, prepare_collection
+from refdesk.app.craft import SHIPPED_SOURCES, CraftSettings, prepare, prepare_collection
 from refdesk.app.rest.adapter_messages import adapter_message
 from refdesk.app.settings import Settings
 from refdesk.craft.recipe import DataRecipe, TrainingRecipe, changed
@@ -57,6 +58,8 @@ def prepare_lessons(
     """Write lessons into FOLDER, with their card. The same command writes the same lessons."""
     if bool(collection) + bool(tasks) + shipped != 1:
         raise click.UsageError("expected one of --collection, --task or --shipped")
+    if limit and not tasks:
+        raise click.UsageError("--limit is of benchmarks that --task names")
     recipe = changed(DataRecipe(), _parsed(values, DataRecipe()))
     with open_desk(settings) as desk, _bar() as bar:
         line = bar.add_task("", total=None)
@@ -67,7 +70,7 @@ def prepare_lessons(
         if collection:
             card = prepare_collection(desk, collection, questions, recipe, folder, progress)
         else:
-            sources = SHIPPED if shipped else [TaskSource(task, limit=limit) for task in tasks]
+            sources = SHIPPED_SOURCES if shipped else [TaskSource(task, limit=limit) for task in tasks]
             card = prepare(desk, sources, recipe, settings.benchmarks, folder, progress)
     if as_json:
         print_json(card)
@@ -155,7 +158,10 @@ def _parsed(given: tuple[str, ...], defaults: Any) -> dict[str, Any]:
         name, equals, text = one.partition("=")
         if not equals or not text:
             raise click.BadParameter(f"{one!r}; expected NAME=VALUE", param_hint="--set")
-        default = getattr(defaults, name, None)
+        if not hasattr(defaults, name):
+            known = ", ".join(field.name for field in fields(defaults))
+            raise click.BadParameter(f"unknown setting {name!r}; known: {known}", param_hint="--set")
+        default = getattr(defaults, name)
         try:
             if isinstance(default, tuple):
                 values[name] = tuple(int(part) for part in text.split(","))
