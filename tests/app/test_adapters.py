@@ -135,6 +135,9 @@ def test_runs_are_not_shared_between_adapters(client: httpx.Client, tower: dict[
         ({"name": "x", "dataset": "nowhere"}, (404, "unknown-dataset")),
         ({"name": "Bad Name", "collection": "towers"}, (422, "invalid-recipe")),
         ({"name": "none", "collection": "towers"}, (422, "invalid-recipe")),
+        ({"name": "auto", "collection": "towers"}, (422, "invalid-recipe")),
+        ({"name": "craft", "collection": "towers"}, (409, "adapter-exists")),
+        ({"name": "x", "collection": "towers", "training": {"rank": "many"}}, (422, "invalid-recipe")),
         ({"name": "tower", "collection": "towers"}, (409, "adapter-exists")),
         ({"name": "x", "collection": "towers", "training": {"rank": 0}}, (422, "invalid-recipe")),
         ({"name": "x", "collection": "towers", "training": {"colour": 1}}, (422, "invalid-recipe")),
@@ -159,6 +162,28 @@ def test_unknown_adapters_are_refused_by_name(client: httpx.Client, tower: dict[
     assert problem(client.delete("/v1/adapters/nobody")) == (404, "unknown-adapter")
     assert problem(client.post("/v1/collections", json={"name": "y", "adapter": "nobody"}))[0] == 404
     assert problem(client.patch("/v1/collections/towers", json={"adapter": "nobody"}))[0] == 404
+
+
+def test_a_training_that_was_cancelled_is_gone_on_with_when_it_is_asked_for_again(
+    client: httpx.Client, tower: dict[str, Any]
+) -> None:
+    dataset = tower["settings"]["dataset"]
+    asked = {"name": "twice", "dataset": dataset, "data": TOGETHER, "training": {**SHORT, "epochs": 100}}
+    job = client.post("/v1/adapters", json=asked).raise_for_status().json()["job"]
+    assert problem(client.post("/v1/adapters", json=asked)) == (409, "adapter-exists")
+    assert problem(client.delete("/v1/adapters/twice")) == (409, "adapter-busy")
+    response = client.post("/v1/answers", json={"question": "When?", "collection": "towers", "adapter": "twice"})
+    assert problem(response) == (404, "unknown-adapter")
+    client.delete(f"/v1/jobs/{job}").raise_for_status()
+    assert trained(client, "twice")["state"] == "cancelled"
+    other = client.post("/v1/adapters", json={**asked, "training": SHORT})
+    assert problem(other) == (409, "adapter-exists")
+    again = client.post("/v1/adapters", json=asked).raise_for_status().json()
+    assert again["job"] != job
+    client.delete(f"/v1/jobs/{again['job']}").raise_for_status()
+    trained(client, "twice")
+    assert client.delete("/v1/adapters/twice").status_code == 204
+    assert problem(client.get("/v1/adapters/twice")) == (404, "unknown-adapter")
 
 
 def test_a_training_that_is_killed_is_gone_on_with(make_service: Callable[..., Service]) -> None:
