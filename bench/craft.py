@@ -29,7 +29,6 @@ def asked(questions: int, adapters: tuple[str, ...]) -> list[RunSettings]:
         *(replace(nq, pipeline=pipeline) for pipeline in ("closed_book", "oracle")),
         *(replace(nq, pipeline="oracle_k", k=k) for k in (5, 10, 20)),
         *(replace(nq, pipeline="oracle_k", k=k, reading="apart") for k in (5, 20)),
-        *(replace(nq, pipeline="top_k", k=k) for k in (1, 3, 5)),
         replace(nq, pipeline="oracle_k", k=5, form="quote", max_new_tokens=160),
         *(replace(official, task_options={"documents": count, "gold_at": count // 2}) for count in (5, 10, 20)),
         *(replace(squad, pipeline=pipeline) for pipeline in ("closed_book", "oracle")),
