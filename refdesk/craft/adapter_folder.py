@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ def save_adapter(folder: Path, outcome: Outcome, card: Mapping[str, Any]) -> Non
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        outcome.config.save_pretrained(str(part))
+        config = copy(outcome.config)
+        config.base_model_name_or_path = None  # a path of this machine; the card says which model it is
+        config.save_pretrained(str(part))
         state = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in outcome.state.items()}
         save_file(state, part / "adapter_model.safetensors", metadata={"format": "pt"})
         write_card(part / CARD, card)

@@ -54,6 +54,15 @@ def test_peft_loads_what_was_trained(kind: str, fresh: Fresh, tmp_path: Path) ->
         assert not torch.allclose(merged, base, atol=1e-2)
 
 
+def test_no_path_of_the_machine_that_trained_it_is_kept(fresh: Fresh, tmp_path: Path) -> None:
+    outcome = outcome_of(fresh, tmp_path)
+    outcome.config.base_model_name_or_path = str(tmp_path / "models" / "mine")
+    save_adapter(tmp_path / "mine", outcome, {"name": "mine"})
+    for file in (tmp_path / "mine").iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes(), file
+    assert outcome.config.base_model_name_or_path is not None
+
+
 def test_an_older_adapter_is_replaced_with_all_that_was_in_it(fresh: Fresh, tmp_path: Path) -> None:
     folder = tmp_path / "adapters" / "mine"
     outcome = outcome_of(fresh, tmp_path, rank=2)

@@ -157,6 +157,6 @@ def test_two_starts_at_once_do_not_clash(tiny: Tiny, tmp_path: Path, monkeypatch
 
 def test_four_bits_without_a_gpu_are_refused_before_anything_is_read(tmp_path: Path) -> None:
     if torch.cuda.is_available():
-        pytest.skip("there is a GPU here")
+        pytest.skip("with a GPU four bits are no error; only their refusal without one is tested here")
     with pytest.raises(InvalidOption, match=r"quantize .*a CUDA GPU and the package bitsandbytes"):
         load_model(str(tmp_path / "nowhere"), tmp_path, packed=False, four_bit=True)
