@@ -189,7 +189,7 @@ def prepare_collection(
         hard = [
             passage
             for passage in retrieve(asked.question, 30, None)
-            if not _overlap(passage, asked.passage) and not holds(passage.text, (asked.answer,))
+            if not passage.overlaps(asked.passage) and not holds(passage.text, (asked.answer,))
         ]
         number = f"{collection_name}:{len(made) + 1}"
         made.append(SourceQuestion(number, asked.question, (asked.answer,), (asked.passage,), tuple(hard)))
@@ -217,10 +217,6 @@ def _write_of(
     told["left_out"] = len(questions) - len(usable)
     lessons = list(make_lessons(usable, recipe, next(iter(told.values())))) if usable else []
     return _write(folder, lessons, recipe, {"sources": [told], "embedder": desk.embedder.name})
-
-
-def _overlap(one: Passage, other: Passage) -> bool:
-    return one.document_id == other.document_id and one.start < other.end and other.start < one.end
 
 
 def _write(folder: Path, lessons: list[Lesson], recipe: DataRecipe, card: dict[str, Any]) -> dict[str, Any]:

@@ -84,23 +84,18 @@ def _oracle(example: Example, bench: Workbench) -> Retrieve:
 def _oracle_k(example: Example, bench: Workbench) -> Retrieve:
     documents = bench.documents(example)
     gold = [_passage(documents[span.document_id], span.start, span.end) for span in example.gold]
-    kept_out = [Span(passage.document_id, passage.start, passage.end) for passage in gold]
 
     def retrieve(question: str, k: int, _documents: tuple[str, ...] | None) -> Sequence[Passage]:
         # Among four times as many there are enough that are wrong, or there are no more.
         wrong = [
             passage
             for passage in bench.retrieve(question, 4 * k, None)
-            if not any(_overlap(passage, span) for span in kept_out) and not holds(passage.text, example.answers)
+            if not any(passage.overlaps(one) for one in gold) and not holds(passage.text, example.answers)
         ]
         chosen = gold + wrong[: max(k - len(gold), 0)]
         return random.Random(example.id).sample(chosen, len(chosen))
 
     return retrieve
-
-
-def _overlap(passage: Passage, span: Span) -> bool:
-    return passage.document_id == span.document_id and passage.start < span.end and span.start < passage.end
 
 
 def _full(example: Example, bench: Workbench) -> Retrieve:

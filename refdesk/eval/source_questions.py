@@ -108,7 +108,7 @@ def _source_question(task: str, example: Example, retrieve: Retrieve) -> SourceQ
     hard = [
         passage
         for passage in retrieve(example.question, _DISTRACTORS, own if long else None)
-        if not _same_place(passage, gold) and not holds(passage.text, answers)
+        if not any(passage.overlaps(one) for one in gold) and not holds(passage.text, answers)
     ]
     if not example.answerable:
         # What the question was written about is the hardest of all.
@@ -143,10 +143,3 @@ def _oracles(example: Example, gold: list[Passage]) -> tuple[Passage, ...]:
     if holding:
         return (holding[0],)
     return tuple(gold) if len(gold) <= _WHOLE else ()
-
-
-def _same_place(passage: Passage, gold: list[Passage]) -> bool:
-    return any(
-        passage.document_id == one.document_id and passage.start < one.end and one.start < passage.end
-        for one in gold
-    )

@@ -30,6 +30,10 @@ class Passage:
         if offsets != sorted(offsets):
             raise ValueError(f"page_starts are not in ascending order: {self.page_starts}")
 
+    def overlaps(self, other: "Passage") -> bool:
+        """Whether both have a character of their document in common."""
+        return self.document_id == other.document_id and self.start < other.end and other.start < self.end
+
     def page_at(self, offset: int) -> int | None:
         """The page of the character `text[offset]`; None when the source has no pages."""
         after = bisect_right(self.page_starts, offset, key=lambda pair: pair[0])
