@@ -1,13 +1,13 @@
 """What goes over the wire about adapters."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from refdesk.app.adapters import AdapterEntry
 from refdesk.app.craft import CraftSettings
-from refdesk.app.rest.messages import ProgressMessage
+from refdesk.app.rest.messages import ProgressMessage, moment
 from refdesk.craft.recipe import DataRecipe, TrainingRecipe, changed
 
 _DEFAULT = CraftSettings()
@@ -69,5 +69,5 @@ def adapter_message(entry: AdapterEntry) -> AdapterMessage:
         job=entry.job_id,
         settings=dict(entry.settings),
         card=None if entry.card is None else dict(entry.card),
-        created_at=None if entry.created_at is None else datetime.fromtimestamp(entry.created_at, UTC),
+        created_at=None if entry.created_at is None else moment(entry.created_at),
     )

@@ -1,11 +1,11 @@
 """What goes over the wire about evaluations."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from refdesk.app.rest.messages import ProgressMessage
+from refdesk.app.rest.messages import ProgressMessage, moment
 from refdesk.eval.comparison import summarise
 from refdesk.eval.part import Part
 from refdesk.eval.pipelines import PIPELINES
@@ -150,7 +150,7 @@ class ScoresMessage(msgspec.Struct):
 
 def dataset_message(entry: DatasetEntry) -> DatasetMessage:
     """A data set for the wire."""
-    return DatasetMessage(entry.id, entry.name, entry.num_examples, _moment(entry.created_at))
+    return DatasetMessage(entry.id, entry.name, entry.num_examples, moment(entry.created_at))
 
 
 def run_message(run: Run) -> RunMessage:
@@ -189,8 +189,8 @@ def _of_run(run: Run) -> dict[str, Any]:
         "settings": {name: value for name, value in run.settings.items() if name != "benchmarks"},
         "versions": dict(run.versions),
         "commit": run.commit,
-        "created_at": _moment(run.created_at),
-        "finished_at": None if run.finished_at is None else _moment(run.finished_at),
+        "created_at": moment(run.created_at),
+        "finished_at": None if run.finished_at is None else moment(run.finished_at),
     }
 
 
@@ -205,7 +205,3 @@ def score_message(score: Score) -> ScoreMessage:
         facts=dict(score.facts),
         error=score.error,
     )
-
-
-def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

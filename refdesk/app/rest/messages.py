@@ -266,7 +266,7 @@ def collection_message(collection: Collection, counts: dict[str, int]) -> Collec
         chunk_size=collection.chunk_size,
         chunk_overlap=collection.chunk_overlap,
         adapter=collection.adapter,
-        created_at=_moment(collection.created_at),
+        created_at=moment(collection.created_at),
         **counts,
     )
 
@@ -282,7 +282,7 @@ def document_message(document: Document) -> DocumentMessage:
         size_bytes=document.size_bytes,
         characters=document.num_characters,
         chunks=document.num_chunks,
-        created_at=_moment(document.created_at),
+        created_at=moment(document.created_at),
     )
 
 
@@ -298,9 +298,9 @@ def job_message(job: Job) -> JobMessage:
         error=job.error,
         attempts=job.attempts,
         documents=[JobItemMessage(item.source_id, item.state, item.error) for item in job.items],
-        created_at=_moment(job.created_at),
-        started_at=None if job.started_at is None else _moment(job.started_at),
-        finished_at=None if job.finished_at is None else _moment(job.finished_at),
+        created_at=moment(job.created_at),
+        started_at=None if job.started_at is None else moment(job.started_at),
+        finished_at=None if job.finished_at is None else moment(job.finished_at),
     )
 
 
@@ -309,5 +309,6 @@ def to_builtins(message: msgspec.Struct) -> Any:
     return msgspec.to_builtins(message)
 
 
-def _moment(seconds: float) -> datetime:
+def moment(seconds: float) -> datetime:
+    """A time for the wire."""
     return datetime.fromtimestamp(seconds, UTC)
