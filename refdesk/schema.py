@@ -1,7 +1,7 @@
 """The one SQL schema, on SQLite and PostgreSQL alike. SQL is the truth; every index is derived from it.
 
-What a dialect has of its own for full-text search (an FTS5 table, a tsvector column) is made by the
-migrations and read only by `retriever.lexical`. Times are seconds since the epoch.
+What a dialect has of its own for full-text search (FTS5 tables, a tsvector column) is the business of
+`retriever.lexical` and the migrations alone. Times are seconds since the epoch.
 """
 
 from sqlalchemy import (

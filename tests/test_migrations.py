@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import inspect
+from sqlalchemy import Connection, inspect
 
 from refdesk.database import DatabaseUnavailable, connect, migrations, open_database, transaction
+from refdesk.retriever.documents import discard, publish
+from refdesk.retriever.lexical import lexical_search
 
 
 def test_migrations_make_exactly_the_declared_schema(database_url: str) -> None:
@@ -48,6 +50,53 @@ def test_what_was_stored_before_an_upgrade_is_there_after_it(database_url: str) 
         connection.exec_driver_sql("DELETE FROM job")
         assert connection.exec_driver_sql("SELECT * FROM job_item").all() == []
     engine.dispose()
+
+
+def test_what_was_searchable_before_an_upgrade_is_found_after_it_and_after_a_downgrade(database_url: str) -> None:
+    engine = connect(database_url)
+    with transaction(engine, migrates=True) as connection:
+        command.upgrade(migrations(connection), "0003")
+        for collection in ("c1", "c2"):
+            connection.exec_driver_sql(
+                f"INSERT INTO collection VALUES ('{collection}', '{collection}', 'words', 32, 20, 5, 0, 1.0, NULL)"
+            )
+        _store(connection, 1, "c1", "true")
+        _store(connection, 2, "c2", "true")
+        _store(connection, 3, "c2", "false")
+    engine.dispose()
+    engine = open_database(database_url)
+    with transaction(engine) as connection:
+        assert lexical_search(connection, "c1", "harbour", 10) == [1]
+        assert lexical_search(connection, "c2", "harbour", 10) == [2]
+        assert publish(connection, "d3")
+        assert lexical_search(connection, "c2", "harbour", 10) == [2, 3]
+        discard(connection, "d2")
+        assert lexical_search(connection, "c2", "harbour", 10) == [3]
+        assert lexical_search(connection, "c2", "harbour", 10, ["d2"]) == []
+    with transaction(engine, migrates=True) as connection:
+        command.downgrade(migrations(connection), "0003")
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("DELETE FROM chunk WHERE id = 1")
+            found = connection.exec_driver_sql("SELECT rowid FROM chunk_fts WHERE chunk_fts MATCH 'harbour'")
+            assert found.scalars().all() == [3]
+            connection.exec_driver_sql("INSERT INTO chunk_fts (chunk_fts) VALUES ('integrity-check')")
+            left = connection.exec_driver_sql("SELECT name FROM sqlite_schema WHERE name LIKE 'chunk_fts_c_'")
+            assert left.all() == []
+    engine.dispose()
+
+
+def _store(connection: Connection, number: int, collection: str, ready: str) -> None:
+    """A document of one chunk, as revision 0003 has it."""
+    connection.exec_driver_sql(
+        "INSERT INTO document (id, collection_id, source_id, title, media_type, content_hash, size_bytes, text,"
+        " num_characters, unit, starts, attributes, ready, created_at) VALUES"
+        f" ('d{number}', '{collection}', '{number}.txt', '', 'text/plain', 'h{number}', 11, 'The harbour',"
+        f" 11, 'line', '[0]', '{{}}', {ready}, 1.0)"
+    )
+    connection.exec_driver_sql(
+        'INSERT INTO chunk (id, document_id, position, start, "end", heading, text)'
+        f" VALUES ({number}, 'd{number}', 0, 0, 11, '', 'The harbour')"
+    )
 
 
 def test_opening_twice_changes_nothing(database_url: str) -> None:

@@ -17,6 +17,7 @@ from refdesk.retriever.errors import (
     InvalidCollection,
     UnknownCollection,
 )
+from refdesk.retriever.lexical import create_words, drop_words
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -74,6 +75,7 @@ def create_collection(
     try:
         with transaction(engine) as connection:
             connection.execute(insert(schema.collection).values(**vars(collection)))
+            create_words(connection, collection.id)
     except IntegrityError:
         raise CollectionExists(f"collection {name!r} exists already") from None
     return collection
@@ -128,6 +130,7 @@ def delete_collection(engine: Engine, collection: Collection) -> None:
     with transaction(engine) as connection:
         connection.execute(delete(schema.chunk).where(schema.chunk.c.document_id.in_(of_collection)))
         connection.execute(delete(schema.collection).where(schema.collection.c.id == collection.id))
+        drop_words(connection, collection.id)
 
 
 def check_embedder(collection: Collection, *, embedder: str, dimension: int) -> None:

@@ -18,6 +18,7 @@ from refdesk import schema
 from refdesk.database import transaction
 from refdesk.retriever.collections import Collection, bump_revision
 from refdesk.retriever.errors import UnknownDocument
+from refdesk.retriever.lexical import add_words, remove_words
 from refdesk.retriever.parse import ParsedDocument
 
 _document = schema.document.c
@@ -136,12 +137,18 @@ def publish(connection: Connection, document_id: str) -> bool:
     if ready is not None:
         discard(connection, ready.id)
     connection.execute(update(schema.document).where(_document.id == document_id).values(ready=True))
+    add_words(connection, row.collection_id, document_id)
     bump_revision(connection, row.collection_id)
     return True
 
 
 def discard(connection: Connection, document_id: str) -> None:
     """Remove one version and its chunks; nothing happens when it is gone already."""
+    searchable_in = connection.execute(
+        select(_document.collection_id).where(_document.id == document_id, _document.ready)
+    ).scalar_one_or_none()
+    if searchable_in is not None:
+        remove_words(connection, searchable_in, document_id)
     connection.execute(delete(schema.chunk).where(schema.chunk.c.document_id == document_id))
     connection.execute(delete(schema.document).where(_document.id == document_id))
 

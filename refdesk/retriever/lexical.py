@@ -1,6 +1,10 @@
 """Full-text search in SQL: BM25 through FTS5 on SQLite, ts_rank_cd over a tsvector on PostgreSQL.
 
 It finds what an embedder blurs: names, numbers, identifiers. Any of the question's words may match.
+
+BM25 weighs a word by how many rows of its table have it. So on SQLite every collection has a table of its own,
+which holds exactly what is searchable: what others store, or what is on its way, changes no rank. PostgreSQL's
+rank looks at one chunk alone, and its column keeps itself.
 """
 
 import re
@@ -18,19 +22,49 @@ _STOP_WORDS = frozenset(
     """.split()  # noqa: SIM905 - read as prose
 )
 
+# Without content: `chunk` has the texts, which are given again to remove a row.
+_CREATE = "CREATE VIRTUAL TABLE {table} USING fts5(heading, text, content='', tokenize='porter unicode61')"
+_DROP = "DROP TABLE IF EXISTS {table}"
+_ADD = """
+INSERT INTO {table} (rowid, heading, text)
+SELECT id, heading, text FROM chunk WHERE document_id = :document
+"""
+_REMOVE = """
+INSERT INTO {table} ({table}, rowid, heading, text)
+SELECT 'delete', id, heading, text FROM chunk WHERE document_id = :document
+"""
 _FTS5 = """
-SELECT chunk.id AS id, -bm25(chunk_fts) AS score
-FROM chunk_fts JOIN chunk ON chunk.id = chunk_fts.rowid JOIN document ON document.id = chunk.document_id
-WHERE chunk_fts MATCH :query AND document.collection_id = :collection AND document.ready {only}
-ORDER BY bm25(chunk_fts), chunk.id LIMIT :k
+SELECT chunk.id FROM {table} JOIN chunk ON chunk.id = {table}.rowid
+WHERE {table} MATCH :query {only}
+ORDER BY bm25({table}), chunk.id LIMIT :k
 """
 _TSVECTOR = """
-SELECT chunk.id AS id, ts_rank_cd(chunk.lexemes, query, 1) AS score
+SELECT chunk.id, ts_rank_cd(chunk.lexemes, query, 1) AS score
 FROM chunk JOIN document ON document.id = chunk.document_id,
      websearch_to_tsquery('english', :query) AS query
 WHERE chunk.lexemes @@ query AND document.collection_id = :collection AND document.ready {only}
 ORDER BY score DESC, chunk.id LIMIT :k
 """
+
+
+def create_words(connection: Connection, collection_id: str) -> None:
+    """Make room for the words of a new collection."""
+    _on_sqlite(connection, _CREATE, collection_id)
+
+
+def drop_words(connection: Connection, collection_id: str) -> None:
+    """Remove the words of a collection; nothing happens when they are gone already."""
+    _on_sqlite(connection, _DROP, collection_id)
+
+
+def add_words(connection: Connection, collection_id: str, document_id: str) -> None:
+    """Have a document found by the words of its chunks."""
+    _on_sqlite(connection, _ADD, collection_id, document=document_id)
+
+
+def remove_words(connection: Connection, collection_id: str, document_id: str) -> None:
+    """Undo `add_words`, while the chunks are there still."""
+    _on_sqlite(connection, _REMOVE, collection_id, document=document_id)
 
 
 def lexical_search(
@@ -47,9 +81,18 @@ def lexical_search(
     only, parameters = "", {}
     if documents is not None:
         parameters = {f"document_{i}": document for i, document in enumerate(documents)}
-        only = f"AND document.id IN ({', '.join(':' + name for name in parameters)})"
+        only = f"AND chunk.document_id IN ({', '.join(':' + name for name in parameters)})"
     sqlite = connection.dialect.name == "sqlite"
     query = " OR ".join(f'"{word}"' if sqlite else word for word in words)
-    statement = text((_FTS5 if sqlite else _TSVECTOR).format(only=only))
+    statement = text((_FTS5 if sqlite else _TSVECTOR).format(table=_table(collection_id), only=only))
     rows = connection.execute(statement, {"query": query, "collection": collection_id, "k": k, **parameters})
     return [row.id for row in rows]
+
+
+def _on_sqlite(connection: Connection, statement: str, collection_id: str, **parameters: str) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.execute(text(statement.format(table=_table(collection_id))), parameters)
+
+
+def _table(collection_id: str) -> str:
+    return f"chunk_fts_{collection_id}"

@@ -15,7 +15,7 @@ import numpy as np
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
 from refdesk import schema
 from refdesk.database import transaction
@@ -95,6 +95,7 @@ class ChunkStore(VectorStore):
         words: list[int] = []
         if search != "dense":
             with self._engine.connect() as connection:
+                self._current_revision(connection)  # or it was deleted since, and has no words to search
                 words = lexical_search(connection, self.collection.id, question, depth, documents)
         if search == "lexical":
             return self._hits(fuse([words]), k)
@@ -110,11 +111,7 @@ class ChunkStore(VectorStore):
         """Make the index hold exactly what SQL says is searchable; `flush` also writes it to disk."""
         with self._refreshing:
             with self._engine.connect() as connection:
-                revision = connection.execute(
-                    select(schema.collection.c.revision).where(schema.collection.c.id == self.collection.id)
-                ).scalar_one_or_none()
-                if revision is None:
-                    raise UnknownCollection(f"collection {self.collection.name!r} was deleted")
+                revision = self._current_revision(connection)
                 if revision != self._revision:
                     self._reconcile(set(connection.execute(self._searchable(_chunk.id)).scalars()))
             self._revision = revision
@@ -129,6 +126,14 @@ class ChunkStore(VectorStore):
         chosen = random.Random(seed).sample(ids, min(count, len(ids)))
         batches = (chosen[start : start + _SAMPLE_BATCH] for start in range(0, len(chosen), _SAMPLE_BATCH))
         return [hit for batch in batches for hit in self._hits(dict.fromkeys(batch, 0.0), len(batch))]
+
+    def _current_revision(self, connection: Connection) -> int:
+        revision: int | None = connection.execute(
+            select(schema.collection.c.revision).where(schema.collection.c.id == self.collection.id)
+        ).scalar_one_or_none()
+        if revision is None:
+            raise UnknownCollection(f"collection {self.collection.name!r} was deleted")
+        return revision
 
     def _reconcile(self, truth: set[int]) -> None:
         held = set(self._index.ids().tolist())

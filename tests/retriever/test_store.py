@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Engine, func, select
 
 from refdesk import schema
 from refdesk.database import transaction
@@ -33,6 +33,7 @@ from refdesk.retriever.errors import (
 )
 from refdesk.retriever.index import VectorIndex
 from refdesk.retriever.ingest import from_bytes, ingest
+from refdesk.retriever.lexical import lexical_search
 from refdesk.retriever.parse import parse
 from refdesk.retriever.store import ChunkStore, Search, fuse
 from tests.conftest import WordEmbedder
@@ -140,12 +141,7 @@ def test_deleting_leaves_no_trace(
     assert len(open_index(collection).ids()) == 1
     with engine.connect() as connection:
         assert connection.execute(select(func.count()).select_from(schema.chunk)).scalar_one() == 1
-        words = (
-            "SELECT count(*) FROM chunk_fts WHERE chunk_fts MATCH 'topic7'"
-            if engine.dialect.name == "sqlite"
-            else "SELECT count(*) FROM chunk WHERE lexemes @@ 'topic7'"
-        )
-        assert connection.execute(text(words)).scalar_one() == 0
+        assert lexical_search(connection, collection.id, "topic7", 1) == []
     with pytest.raises(UnknownDocument, match=r"a\.txt"):
         get_document(engine, collection, "a.txt")
 
