@@ -13,12 +13,15 @@ from refdesk.eval.tasks.kv import KeyValue
 from refdesk.eval.tasks.multihop import HotpotQA, MuSiQue, TwoWiki
 from refdesk.eval.tasks.needle import Needle
 from refdesk.eval.tasks.nq import NaturalQuestions, NaturalQuestionsOracle
+from refdesk.eval.tasks.policyqa import PolicyQA
 from refdesk.eval.tasks.pubmedqa import PubMedQA
 from refdesk.eval.tasks.qmsum import QMSum
 from refdesk.eval.tasks.scifact import SciFact
 from refdesk.eval.tasks.sec10q import Sec10Q
 from refdesk.eval.tasks.squad import Squad, SquadV2
 from refdesk.eval.tasks.squality import Squality
+from refdesk.eval.tasks.tatqa import TatQA
+from refdesk.eval.tasks.wikitables import WikiTables
 
 TASKS: dict[str, type[Task]] = {
     "nq": NaturalQuestions,
@@ -30,6 +33,9 @@ TASKS: dict[str, type[Task]] = {
     "2wiki": TwoWiki,
     "fairytaleqa": FairytaleQA,
     "covidqa": CovidQA,
+    "policyqa": PolicyQA,
+    "tatqa": TatQA,
+    "wikitables": WikiTables,
     "pubmedqa": PubMedQA,
     "clapnq": ClapNQ,
     "qmsum": QMSum,

@@ -1,7 +1,9 @@
-"""Reading the files of the data folder: JSON and JSON lines, gzipped."""
+"""Reading the files of the data folder: JSON and JSON lines, gzipped, and gzipped archives."""
 
 import gzip
 import json
+import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,3 +36,13 @@ def read_jsonl(path: Path) -> Iterator[Any]:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
                 raise MissingData(f"{path}, line {number}: not JSON: {error}") from error
+
+
+def read_tar(path: Path) -> dict[str, str]:
+    """The UTF-8 files of a gzipped tar archive, by their names. Raises MissingData when it is damaged."""
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            files = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
+            return {name: file.read().decode("utf-8") for name, file in files.items() if file}
+    except (tarfile.TarError, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise MissingData(f"{path} cannot be read: {error}") from error

@@ -1,5 +1,6 @@
 """What a parser makes of a file: one text, and where in it each unit of the source begins."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 MEDIA_TYPES = {
@@ -33,6 +34,11 @@ def join_units(units: list[str], separator: str) -> tuple[str, tuple[int, ...]]:
         starts.append(position)
         position += len(unit) + len(separator)
     return storable(separator.join(units)), tuple(starts)
+
+
+def table_text(rows: Iterable[Iterable[str]]) -> str:
+    """A table as text: a line for each row, bars between its cells, within which there are single spaces."""
+    return "\n".join(" | ".join(" ".join(cell.split()) for cell in row) for row in rows)
 
 
 def line_starts(text: str) -> tuple[int, ...]:

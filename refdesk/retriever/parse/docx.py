@@ -14,7 +14,7 @@ from lxml import etree
 
 from refdesk.retriever.errors import UnreadableDocument
 from refdesk.retriever.parse.archive import refuse_bombs
-from refdesk.retriever.parse.document import MEDIA_TYPES, ParsedDocument, join_units
+from refdesk.retriever.parse.document import MEDIA_TYPES, ParsedDocument, join_units, table_text
 
 _OLE = b"\xd0\xcf\x11\xe0"  # old Word files, and encrypted new ones
 _MAIN_PART = "word/document.xml"
@@ -62,8 +62,7 @@ def _nearest(parent: etree._Element, *tags: str) -> Iterator[etree._Element]:
 def _block(block: etree._Element) -> str:
     if block.tag == _PARAGRAPH:
         return _text(block)
-    rows = ([" ".join(_text(cell).split()) for cell in _nearest(row, _CELL)] for row in _nearest(block, _ROW))
-    return "\n".join(" | ".join(cells) for cells in rows)
+    return table_text((_text(cell) for cell in _nearest(row, _CELL)) for row in _nearest(block, _ROW))
 
 
 def _text(element: etree._Element) -> str:
