@@ -31,7 +31,7 @@ from refdesk.craft.card import describe, read_card, write_card
 from refdesk.craft.errors import AdapterExists, CraftError, InvalidLessons, InvalidRecipe, LessonTooLong
 from refdesk.craft.lesson import Lesson, read_lessons, write_lessons
 from refdesk.craft.question import SourceQuestion, holds, passage_key
-from refdesk.craft.raft import make_lessons, without_overlap
+from refdesk.craft.raft import hold_out, make_lessons
 from refdesk.craft.recipe import DataRecipe, TrainingRecipe
 from refdesk.database import transaction
 from refdesk.eval import desk as evaluation
@@ -64,17 +64,21 @@ LESSONS, VALIDATION, CARD, CHECKPOINT = "lessons.jsonl", "validation.jsonl", "ca
 # Everything that may be trained on; the adapter that is shipped is made of it.
 SHIPPED_SOURCES = (
     TaskSource("nq-oracle"),
-    TaskSource("squad", {"split": "train"}, part="all", limit=5000),
-    TaskSource("squad-v2", limit=1500),
+    TaskSource("squad", {"split": "train"}, part="all"),
+    TaskSource("squad"),
+    TaskSource("squad-v2"),
     TaskSource("hotpotqa"),
     TaskSource("musique"),
     TaskSource("pubmedqa"),
     TaskSource("clapnq"),
     TaskSource("covidqa"),
     TaskSource("fairytaleqa", {"split": "train"}, part="all", limit=1500),
+    TaskSource("policyqa", {"context": "policy"}, limit=1000),
+    TaskSource("tatqa"),
+    TaskSource("wikitables"),
 )
 
-_VALIDATION_EXERCISES = 200
+_VALIDATION_QUESTIONS = 300
 _PARTS = 1000  # of a job, which counts thousandths
 
 
@@ -132,20 +136,17 @@ def prepare(
     """
     data = benchmark_folder(benchmarks)
     held = kept_back(list(sources), data)
-    lessons: list[Lesson] = []
+    found = []
     told = []
     for source in sources:
-        found = source_questions(
-            desk,
-            source.task,
-            source.examples(data),
-            lambda *done, name=source.task: progress(name, *done[1:]),
+        examples = source.examples(data)
+        kept = [example for example in examples if not held.holds(example)]
+        questions = source_questions(
+            desk, source.task, kept, lambda *done, name=source.task: progress(name, *done[1:])
         )
-        questions, refused = without_overlap(found, held)
-        told.append({**asdict(source), "questions": len(questions), "refused": refused})
-        if questions:
-            lessons += make_lessons(questions, recipe, source.task)
-    return _write(folder, lessons, recipe, {"sources": told, "embedder": desk.embedder.name})
+        told.append({**asdict(source), "questions": len(questions), "refused": len(examples) - len(kept)})
+        found.append((source.task, questions))
+    return _write(folder, found, recipe, {"sources": told, "embedder": desk.embedder.name})
 
 
 def prepare_dataset(
@@ -215,19 +216,26 @@ def _write_of(
     recipe = replace(recipe, distractors=fitting)
     usable = [question for question in questions if has_enough(question)]
     told["left_out"] = len(questions) - len(usable)
-    lessons = list(make_lessons(usable, recipe, next(iter(told.values())))) if usable else []
-    return _write(folder, lessons, recipe, {"sources": [told], "embedder": desk.embedder.name})
+    found = [(str(next(iter(told.values()))), usable)]
+    return _write(folder, found, recipe, {"sources": [told], "embedder": desk.embedder.name})
 
 
-def _write(folder: Path, lessons: list[Lesson], recipe: DataRecipe, card: dict[str, Any]) -> dict[str, Any]:
-    random.Random(recipe.seed).shuffle(lessons)
+def _write(
+    folder: Path, found: list[tuple[str, list[SourceQuestion]]], recipe: DataRecipe, card: dict[str, Any]
+) -> dict[str, Any]:
+    """Lessons of the questions that were found, by their sources."""
     # A tenth, but no more than tells the losses apart.
-    wanted = min(_VALIDATION_EXERCISES, sum(len(lesson.exercises) for lesson in lessons) // 10)
+    every = sum(len(questions) for _, questions in found)
+    share = min(_VALIDATION_QUESTIONS / every, 0.1) if every else 0.0
+    lessons: list[Lesson] = []
     validation: list[Lesson] = []
-    while lessons and sum(len(lesson.exercises) for lesson in validation) < max(wanted, 1):
-        validation.append(lessons.pop())
-    if not lessons:
+    for source, questions in found:
+        learned, held = hold_out(questions, share, recipe.seed)
+        lessons += make_lessons(learned, recipe, source, beside=held)
+        validation += make_lessons(held, replace(recipe, rounds=1), source, beside=learned)
+    if not lessons or not validation:
         raise InvalidRecipe("there are too few questions to learn from and to validate with; give more documents")
+    random.Random(recipe.seed).shuffle(lessons)
     card = {
         **card,
         "recipe": asdict(recipe),

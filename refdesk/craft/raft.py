@@ -6,18 +6,18 @@ twice, in random order.
 
 A lesson is made for one question, with the passages that its retriever takes for the best. Whoever else can be
 asked over the same passages is asked there too: reading them is what costs, and a distractor of one question is
-the oracle of another. Each question is asked once.
+the oracle of another. Each question is asked once a round.
 """
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
 from refdesk.craft.errors import InvalidRecipe
 from refdesk.craft.lesson import Exercise, Lesson
-from refdesk.craft.question import SourceQuestion, holds, normal, passage_key, quote_of
+from refdesk.craft.question import SourceQuestion, holds, passage_key, quote_of
 from refdesk.craft.recipe import DataRecipe
 from refdesk.reader.answer_form import NOT_FOUND, AnswerForm, write_answer
 from refdesk.reader.passage import Passage
@@ -35,49 +35,67 @@ class _Wanted:
     present: bool
 
 
-def make_lessons(questions: Sequence[SourceQuestion], recipe: DataRecipe, source: str = "") -> Iterator[Lesson]:
-    """The lessons, in random order.
+def make_lessons(
+    questions: Sequence[SourceQuestion],
+    recipe: DataRecipe,
+    source: str = "",
+    beside: Sequence[SourceQuestion] = (),
+) -> Iterator[Lesson]:
+    """The lessons, in random order within a round. The passages of the questions `beside` may be distractors too.
 
     Raises:
         InvalidRecipe: there are too few passages to draw the distractors from.
     """
-    return _Lessons(questions, recipe, source).make()
+    pool = {
+        passage_key(passage): passage
+        for question in (*questions, *beside)
+        for passage in (*question.oracles, *question.distractors)
+    }
+    for number in range(recipe.rounds):
+        yield from _Round(questions, list(pool.values()), recipe, source, number).make()
 
 
-def without_overlap(
-    questions: Iterable[SourceQuestion], evaluation: Iterable[str]
-) -> tuple[list[SourceQuestion], list[str]]:
-    """The questions that are not used to evaluate, and the ids of those that are refused because they are, but for
-    case and punctuation."""
-    kept_back = {normal(question) for question in evaluation}
-    kept, refused = [], []
+def hold_out(
+    questions: Sequence[SourceQuestion], share: float, seed: int
+) -> tuple[list[SourceQuestion], list[SourceQuestion]]:
+    """What to learn from, and at least this share of the questions to validate with: all those about one passage
+    are on one side."""
+    groups: dict[str, list[SourceQuestion]] = defaultdict(list)
     for question in questions:
-        if normal(question.question) in kept_back:
-            refused.append(question.id)
-        else:
-            kept.append(question)
-    return kept, refused
+        about = (*question.oracles, *question.distractors)
+        groups[passage_key(about[0]) if about else question.id].append(question)
+    keys = random.Random(f"{seed} held out").sample(sorted(groups), len(groups))
+    held: list[SourceQuestion] = []
+    while len(held) < share * len(questions):
+        held += groups.pop(keys.pop())
+    return [question for some in groups.values() for question in some], held
 
 
-class _Lessons:
-    def __init__(self, questions: Sequence[SourceQuestion], recipe: DataRecipe, source: str) -> None:
+class _Round:
+    """Every question once."""
+
+    def __init__(
+        self,
+        questions: Sequence[SourceQuestion],
+        everything: list[Passage],
+        recipe: DataRecipe,
+        source: str,
+        number: int,
+    ) -> None:
+        self._everything = everything
         self._recipe = recipe
         self._source = source
-        self._rng = random.Random(recipe.seed)
+        self._rng = random.Random(f"{recipe.seed} {number}")
         order = self._rng.sample(list(questions), len(questions))
         answerable = sum(question.answerable for question in order)
         share = recipe.oracle_share * len(order) / answerable if answerable else 0.0  # the others have none anyway
         self._wanted = [_Wanted(q, q.answerable and self._rng.random() < share) for q in order]
         self._asked: set[int] = set()
         self._at: dict[str, list[int]] = defaultdict(list)  # who may be asked over a passage
-        self._pool: dict[str, Passage] = {}
         for index, wanted in enumerate(self._wanted):
             question = wanted.question
             for passage in question.oracles if wanted.present else question.distractors[:5]:
                 self._at[passage_key(passage)].append(index)
-            for passage in (*question.oracles, *question.distractors):
-                self._pool[passage_key(passage)] = passage
-        self._everything = list(self._pool.values())
 
     def make(self) -> Iterator[Lesson]:
         for index in range(len(self._wanted)):

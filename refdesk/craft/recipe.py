@@ -16,18 +16,20 @@ class DataRecipe:
     say that it cannot be found. `distractors`: passages beside the oracle, drawn anew for each lesson.
     `apart_share`: of the lessons, those whose passages are read apart. `quote_share`: of the answers, those that
     quote first, where a quote is known. `ask_share`: of the lessons of one passage, those that teach to ask too.
-    `most_exercises`: of one lesson. `seed`: the same seed makes the same lessons.
+    `most_exercises`: of one lesson. `rounds`: how often each question is asked, over other passages each time.
+    `seed`: the same seed makes the same lessons.
 
     Raises:
         InvalidRecipe: a value out of range.
     """
 
-    oracle_share: float = 0.8
+    oracle_share: float = 0.9
     distractors: tuple[int, ...] = (0, 0, 1, 2, 4, 4, 9, 19)
     apart_share: float = 0.5
     quote_share: float = 0.3
     ask_share: float = 0.5
-    most_exercises: int = 8
+    most_exercises: int = 24
+    rounds: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -38,6 +40,7 @@ class DataRecipe:
         for count in self.distractors:
             _check("distractors", count, 0, 99)
         _check("most_exercises", self.most_exercises, 1, 1000)
+        _check("rounds", self.rounds, 1, 100)
         _check("seed", self.seed, 0, 2**63 - 1)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 
@@ -25,8 +26,9 @@ _SAVE_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far training is. `losses`: mean negative log-likelihood (nats per token) of the answers, by the reading
-    of their lessons, where the step ended with a validation. `left_s`: seconds to go, at the speed so far."""
+    """How far training is. `loss`: nats per token, of what this step learned from. `losses`: mean negative
+    log-likelihood of the answers (each the mean of its tokens), by the reading of their lessons, where the step
+    ended with a validation. `left_s`: seconds to go, at the speed so far."""
 
     step: int
     share: float
@@ -186,27 +188,32 @@ class _Training:
         return waited >= self._recipe.patience * self._recipe.validate_every
 
     def _step(self, share: float) -> float:
-        """Learn from the next lessons, of `batch` exercises or a few more. The mean loss of an exercise."""
+        """Learn from the next lessons, of `batch` exercises or a few more. The mean loss of a token.
+
+        All tokens weigh alike: were it all exercises, the word with which a long answer begins would weigh less
+        than that of a short one, and a model that can quote or abstain would learn to abstain.
+        """
         self._peft.train()
         for exact in self._exact.values():
             exact.grad.zero_()
-        total, exercises = 0.0, 0
+        total, learned, exercises = 0.0, 0, 0
         for lesson in self._batch():
-            loss = self._loss(lesson).sum()
+            loss = self._nll(lesson).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             self._collect()
             total += loss.item()
+            learned += len(lesson.targets)
             exercises += lesson.count
             self._progress.tokens += len(lesson.token_ids)
         self._progress.exercises += exercises
         for exact in self._exact.values():
-            exact.grad /= exercises
+            exact.grad /= learned
         torch.nn.utils.clip_grad_norm_(self._exact.values(), _CLIP)
         for group in self._optimizer.param_groups:
             group["lr"] = self._recipe.learning_rate * _height(share, self._recipe.warmup)
         self._optimizer.step()
         self._use(self._exact)
-        return total / exercises
+        return total / learned
 
     def _batch(self) -> Iterator[EncodedLesson]:
         progress, count = self._progress, 0
@@ -223,19 +230,17 @@ class _Training:
             if progress.exercises + count >= self._all_exercises:
                 return
 
-    def _loss(self, lesson: EncodedLesson) -> torch.Tensor:
-        """Of each exercise, the mean negative log-likelihood of its answer's tokens: `[exercises]`."""
+    def _nll(self, lesson: EncodedLesson) -> torch.Tensor:
+        """Of each supervised token its negative log-likelihood, `[supervised]`."""
         self.attention.read(lesson)
-        ids, positions, rows, targets, exercises = (
+        ids, positions, rows, targets = (
             torch.from_numpy(array).to(self._device)
-            for array in (lesson.token_ids, lesson.positions, lesson.rows, lesson.targets, lesson.exercises)
+            for array in (lesson.token_ids, lesson.positions, lesson.rows, lesson.targets)
         )
         output = self._peft(
             input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=rows
         )
-        nll = torch.nn.functional.cross_entropy(output.logits[0].float(), targets, reduction="none")
-        sums = nll.new_zeros(lesson.count).index_add(0, exercises, nll)
-        return sums / torch.bincount(exercises, minlength=lesson.count)
+        return torch.nn.functional.cross_entropy(output.logits[0].float(), targets, reduction="none")
 
     def _collect(self) -> None:
         """Add up gradients where small ones are not lost."""
@@ -258,7 +263,8 @@ class _Training:
         losses: dict[str, list[float]] = {}
         for lesson in self._validation:
             reading = "apart" if (lesson.groups > 0).any() else "together"
-            losses.setdefault(reading, []).extend(self._loss(lesson).tolist())
+            sums = np.bincount(lesson.exercises, self._nll(lesson).cpu())
+            losses.setdefault(reading, []).extend((sums / np.bincount(lesson.exercises)).tolist())
         every = [loss for some in losses.values() for loss in some]
         means = {"all": sum(every) / len(every), **{name: sum(some) / len(some) for name, some in losses.items()}}
         progress = self._progress

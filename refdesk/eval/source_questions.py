@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refdesk.craft.question import SourceQuestion, holds
+from refdesk.craft.question import SourceQuestion, holds, normal
 from refdesk.eval.corpus import collection_name, ensure_ingested
 from refdesk.eval.dataset import Dataset
 from refdesk.eval.desk import Desk
@@ -49,11 +49,33 @@ class TaskSource:
         return find_task(self.task, dict(self.options))
 
 
-def kept_back(sources: list[TaskSource], data: Path) -> list[str]:
-    """The questions that are used to evaluate: the validation parts of these benchmarks, and all of `nq`."""
+@dataclass(frozen=True, slots=True)
+class KeptBack:
+    """What is used to evaluate: `questions`, by their words, and the `titles` of the documents that answer
+    them."""
+
+    questions: frozenset[str]
+    titles: frozenset[str]
+
+    def holds(self, example: Example) -> bool:
+        """Whether the example asks one of the questions, or about one of the documents."""
+        return normal(example.question) in self.questions or not self.titles.isdisjoint(_gold_titles(example))
+
+
+def kept_back(sources: list[TaskSource], data: Path) -> KeptBack:
+    """The validation parts of these benchmarks, and all of `nq`."""
     names = dict.fromkeys(source.task for source in sources if source.part == "train")
     held = [TaskSource("nq", part="all"), *(TaskSource(name, part="validation") for name in names)]
-    return [example.question for source in held for example in source.examples(data)]
+    examples = [example for source in held for example in source.examples(data)]
+    return KeptBack(
+        frozenset(normal(example.question) for example in examples),
+        frozenset(title for example in examples for title in _gold_titles(example)),
+    )
+
+
+def _gold_titles(example: Example) -> set[str]:
+    gold = {span.document_id for span in example.gold}
+    return {document.title for document in example.documents if document.id in gold and document.title}
 
 
 def dataset_examples(dataset: Dataset) -> list[Example]:

@@ -1,17 +1,18 @@
 """Questions of benchmarks: passages as the service chunks them, distractors that do not answer."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from refdesk.app.settings import Settings
-from refdesk.craft.question import SourceQuestion, holds
+from refdesk.craft.question import SourceQuestion, holds, normal
 from refdesk.eval.dataset import read_dataset
 from refdesk.eval.errors import InvalidDataset, MissingData
 from refdesk.eval.example import Example
 from refdesk.eval.part import is_in
-from refdesk.eval.source_questions import TaskSource, dataset_examples, kept_back, source_questions
+from refdesk.eval.source_questions import KeptBack, TaskSource, dataset_examples, kept_back, source_questions
 from refdesk.eval.tasks import find_task
 from refdesk.reader.model import ReaderModel
 from tests.craft.benchmarks import write_all, write_hotpotqa, write_pubmedqa, write_squad_v2
@@ -216,9 +217,26 @@ def test_the_examples_are_those_of_the_part_and_as_many_as_asked(data: Path) -> 
 
 def test_kept_back_are_the_validation_parts_and_all_of_nq(data: Path) -> None:
     held = kept_back([TaskSource("squad-v2"), TaskSource("hotpotqa", part="all")], data)
-    expected = [e.question for e in find_task("nq", {"documents": 1}).examples(data)]
-    expected += [e.question for e in find_task("squad-v2").examples(data) if is_in("validation", "squad-v2", e)]
-    assert sorted(held) == sorted(expected)
+    expected = list(find_task("nq", {"documents": 1}).examples(data))
+    expected += [e for e in find_task("squad-v2").examples(data) if is_in("validation", "squad-v2", e)]
+    assert held.questions == {normal(example.question) for example in expected}
+    assert held.titles == {document.title for example in expected for document in example.documents}
+
+
+def test_a_question_that_differs_in_case_and_punctuation_only_is_held(data: Path) -> None:
+    example = next(iter(find_task("squad-v2").examples(data)))
+    for evaluated in ("who keeps it", "WHO keeps: it?!", " Who  keeps “it” ?"):
+        held = KeptBack(frozenset({normal(evaluated), "and another one"}), frozenset())
+        assert held.holds(replace(example, question="Who keeps it?"))
+        assert not held.holds(replace(example, question="Who kept it?"))
+
+
+def test_a_question_about_a_document_that_answers_a_kept_one_is_held(data: Path) -> None:
+    example = next(iter(find_task("squad-v2").examples(data)))
+    title = example.documents[0].title
+    assert KeptBack(frozenset(), frozenset({title, "Another"})).holds(example)
+    assert not KeptBack(frozenset(), frozenset({"Another", ""})).holds(example)
+    assert not KeptBack(frozenset(), frozenset({title})).holds(replace(example, gold=()))
 
 
 def test_progress_is_told_and_may_stop_the_work(desk: SmallDesk, data: Path) -> None:

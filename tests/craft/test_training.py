@@ -67,15 +67,19 @@ def with_adapter(model: ReaderModel, outcome: Outcome) -> Any:
     return adapted.eval()
 
 
-def plain_losses(model: Any, encoded: EncodedLesson) -> torch.Tensor:
-    """Of each exercise, the mean negative log-likelihood, with the model's own attention and the whole mask."""
+def plain_nll(model: Any, encoded: EncodedLesson) -> torch.Tensor:
+    """Of each supervised token the negative log-likelihood, with the model's own attention and the whole mask."""
     mask = torch.from_numpy(encoded.mask())
     hidden = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)[None, None]
     ids, positions = (torch.from_numpy(a)[None] for a in (encoded.token_ids, encoded.positions))
     logits = model(input_ids=ids, position_ids=positions, attention_mask=hidden, use_cache=False).logits[0]
-    said = torch.log_softmax(logits, dim=-1)[encoded.rows, encoded.targets]
-    numbers = torch.from_numpy(encoded.exercises)
-    return torch.stack([-said[numbers == number].mean() for number in range(encoded.count)])
+    return -torch.log_softmax(logits, dim=-1)[encoded.rows, encoded.targets]
+
+
+def plain_losses(model: Any, encoded: EncodedLesson) -> torch.Tensor:
+    """The mean of each exercise."""
+    nll, numbers = plain_nll(model, encoded), torch.from_numpy(encoded.exercises)
+    return torch.stack([nll[numbers == number].mean() for number in range(encoded.count)])
 
 
 def plain_mean(model: Any, lessons: list[EncodedLesson]) -> float:
@@ -109,7 +113,7 @@ def test_every_linear_layer_learns_as_many_numbers_as_its_rank_and_sides_make(
 
 @pytest.mark.parametrize(("alpha", "checkpointing"), [(8.0, False), (8.0, True), (0.04, False)])
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
-def test_a_step_follows_the_gradient_of_the_mean_over_its_exercises(
+def test_a_step_follows_the_gradient_of_the_mean_over_its_tokens(
     kind: str, alpha: float, checkpointing: bool, fresh: Fresh, tmp_path: Path
 ) -> None:
     model, other = fresh(kind), fresh(kind)
@@ -128,7 +132,7 @@ def test_a_step_follows_the_gradient_of_the_mean_over_its_exercises(
             weights[name] += 0.05 * torch.randn(exact.shape, generator=generator)
             exact.copy_(weights[name])
     training._use(training._exact)
-    loss = torch.cat([plain_losses(plain, one) for one in lessons]).sum() / exercises
+    loss = torch.cat([plain_nll(plain, one) for one in lessons]).mean()
     gradients = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
     norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
     assert (norm > 1) == (alpha == 8.0)  # what is longer is cut to that
