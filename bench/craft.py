@@ -34,6 +34,8 @@ def asked(questions: int, adapters: tuple[str, ...]) -> list[RunSettings]:
         *(replace(squad, pipeline=pipeline) for pipeline in ("closed_book", "oracle")),
         replace(squad, pipeline="oracle_k", k=5),
         replace(squad2, pipeline="oracle"),
+        # What the service does, at the number of passages that it reads: is more than the best one worse?
+        *(replace(squad, task_options={"context": "article"}, pipeline="top_k", k=k) for k in (1, 3, 5)),
         *(replace(pubmed, pipeline=pipeline) for pipeline in ("closed_book", "oracle")),
         hotpot,
         replace(hotpot, pipeline="closed_book"),

@@ -60,6 +60,7 @@ Progress = Callable[[str, int, int], None]
 """Called often with the stage, what is done and what there is to do; it raises what stops the work."""
 
 LESSONS, VALIDATION, CARD, CHECKPOINT = "lessons.jsonl", "validation.jsonl", "card.json", "checkpoint.pt"
+ASKED = "asked.jsonl"  # questions of a collection, until there are enough of them
 
 # Everything that may be trained on; the adapter that is shipped is made of it.
 SHIPPED_SOURCES = (
@@ -170,23 +171,28 @@ def prepare_collection(
         InvalidRecipe: too few questions could be made.
         UnknownCollection, EmbedderMismatch: see `retriever.collections`.
     """
-    from refdesk.craft.asking import ask_about
+    from refdesk.craft.asking import ask_about, keep_question, kept_questions
 
     collection = get_collection(desk.engine, collection_name)
     # Of the questions that the model makes, hardly half are good.
     passages = desk.sample_passages(collection, 3 * wanted, recipe.seed)
     retrieve = desk.retriever(collection_name, "hybrid")
     model, engine = desk.reader
-    adapter = desk.adapter()
-    made: list[SourceQuestion] = []
-    for asked in ask_about(
+    known = kept_questions(folder / ASKED, passages)
+    more = ask_about(
         passages,
         model,
         engine,
-        adapter=adapter,
+        adapter=desk.adapter(),
         seed=recipe.seed,
+        known=known,
         report=lambda done: progress("ask", done, len(passages)),
-    ):
+    )
+    for asked in islice(more, wanted - len(known)):
+        keep_question(folder / ASKED, asked)
+        known.append(asked)
+    made: list[SourceQuestion] = []
+    for asked in known:
         hard = [
             passage
             for passage in retrieve(asked.question, 30, None)
@@ -194,10 +200,10 @@ def prepare_collection(
         ]
         number = f"{collection_name}:{len(made) + 1}"
         made.append(SourceQuestion(number, asked.question, (asked.answer,), (asked.passage,), tuple(hard)))
-        if len(made) == wanted:
-            break
     told = {"collection": collection_name, "passages": len(passages), "questions": len(made)}
-    return _write_of(desk, folder, made, recipe, told)
+    card = _write_of(desk, folder, made, recipe, told)
+    (folder / ASKED).unlink()
+    return card
 
 
 def _write_of(
@@ -334,7 +340,9 @@ class Crafting:
         lessons = folder if wanted.lessons is None else Path(wanted.lessons)
         if not (lessons / CARD).is_file():
             try:
-                self._prepare(wanted, folder, lambda stage, _done, _total: progress(stage, job.done))
+                self._prepare(
+                    wanted, folder, lambda stage, done, total: progress(f"{stage} {done}/{total}"[:32], job.done)
+                )
             except EngineClosed as error:
                 raise Stopping from error
         progress("load", job.done)

@@ -4,11 +4,14 @@ The round trip is that of PAQ (Lewis et al., arXiv 2102.07033): a question whose
 good question, or no good answer.
 """
 
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from refdesk.craft.question import holds, normal
 from refdesk.craft.raft import ASK
@@ -28,11 +31,13 @@ _WORDS = range(4, 41)
 
 @dataclass(frozen=True, slots=True)
 class AskedQuestion:
-    """A question that the reader made of `passage`, and the answer in words of the passage."""
+    """A question that the reader made of `passage`, which is that of this `number`, and the answer in words of the
+    passage."""
 
     question: str
     answer: str
     passage: Passage
+    number: int
 
 
 def ask_about(
@@ -43,32 +48,58 @@ def ask_about(
     adapter: Adapter | None = None,
     temperature: float = 0.7,
     seed: int = 0,
+    known: Sequence[AskedQuestion] = (),
     report: Callable[[int], None] = lambda done: None,
 ) -> Iterator[AskedQuestion]:
-    """At most one question of each passage, none twice. `adapter`: one that has learned to ask; `report` is told
-    how many passages are done, and may raise what stops the work."""
+    """At most one question of each passage, none twice. `adapter`: one that has learned to ask. `known`: what came
+    of the first passages earlier; the work goes on behind the last of these. `report` is told how many passages
+    are done, and may raise what stops the work."""
     rng = random.Random(seed)
-    told: set[str] = set()
-    rest = iter(passages)
-    done = 0
-    while some := list(islice(rest, _TOGETHER)):
-        report(done)
-        seeds = [rng.getrandbits(32) for _ in some]
-        made = [
-            _submit(engine, ASK, p, model, adapter, temperature, seed) for p, seed in zip(some, seeds, strict=True)
-        ]
+    seeds = [rng.getrandbits(32) for _ in passages]
+    told = {normal(asked.question) for asked in known}
+    for first in range(known[-1].number + 1 if known else 0, len(passages), _TOGETHER):
+        report(first)
+        some = list(enumerate(passages))[first : first + _TOGETHER]
+        made = [_submit(engine, ASK, one, model, adapter, temperature, seeds[number]) for number, one in some]
         parsed = [_parsed(_text(stream)) for stream in made]
         again: list[tuple[AskedQuestion, Stream | None]] = []
-        for passage, found in zip(some, parsed, strict=True):
+        for (number, passage), found in zip(some, parsed, strict=True):
             if found is not None and _is_good(*found, passage) and normal(found[0]) not in told:
                 stream = _submit(engine, found[0], passage, model, adapter, 0.0, None)
-                again.append((AskedQuestion(*found, passage), stream))
+                again.append((AskedQuestion(*found, passage, number), stream))
         for asked, answering in again:
             if _agree(_text(answering), asked.answer) and normal(asked.question) not in told:
                 told.add(normal(asked.question))
                 yield asked
-        done += len(some)
-    report(done)
+    report(len(passages))
+
+
+def keep_question(path: Path, asked: AskedQuestion) -> None:
+    """Add a question to the file of those made so far."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(msgspec.json.encode(asked) + b"\n")
+
+
+def kept_questions(path: Path, passages: list[Passage]) -> list[AskedQuestion]:
+    """What an earlier call made of these passages, up to where it was cut short; nothing if it had others. The
+    file is cut there too, so that it can be added to."""
+    if not path.exists():
+        return []
+    found: list[AskedQuestion] = []
+    whole = 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            asked = msgspec.json.decode(line, type=AskedQuestion)
+        except msgspec.DecodeError:
+            break
+        if passages[asked.number : asked.number + 1] != [asked.passage]:
+            found, whole = [], 0
+            break
+        found.append(asked)
+        whole += len(line)
+    os.truncate(path, whole)
+    return found
 
 
 def _request(
