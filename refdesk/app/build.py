@@ -22,6 +22,7 @@ from refdesk.app.adapters import (
 )
 from refdesk.app.craft import Crafting, CraftSettings, craft_folders, start_training
 from refdesk.app.evaluation import Evaluation, start_runs
+from refdesk.app.heads import HeadsEntry, find_heads
 from refdesk.app.ingestion import Ingestion
 from refdesk.app.intake import Intake, Upload, take_in
 from refdesk.app.settings import Settings
@@ -51,6 +52,7 @@ from refdesk.retriever.index.flat import FaissIndex
 from refdesk.retriever.store import ChunkStore, Hit, Search
 
 if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
+    from refdesk.memory.retaining_heads import RetainingHeads
     from refdesk.reader.adapter import Adapter
     from refdesk.reader.engine import Engine
     from refdesk.reader.model import ReaderModel
@@ -77,6 +79,7 @@ class Desk:
         self._embedder: Embedder | None = None
         self._reader: tuple[ReaderModel, Engine] | None = None
         self._adapters: dict[str, Adapter] = {}
+        self._heads: dict[HeadsEntry, RetainingHeads] = {}
         self._stores: dict[str, ChunkStore] = {}
         self._workers: dict[str, Worker] = {}
 
@@ -178,6 +181,24 @@ class Desk:
         folder = shipped_adapter() if entry.job_id is None else self.adapter_folder(entry.name)
         assert folder is not None
         return load_adapter(folder, model, entry.name)
+
+    def heads(self, adapter: "Adapter | None") -> "RetainingHeads | None":
+        """The retaining heads that were trained for the model with this adapter, if there are any: the newest of
+        the desk's own before the shipped ones. Loaded once.
+
+        Raises:
+            HeadsNotFound, HeadsMismatch: they are damaged.
+        """
+        model, _ = self.reader
+        found = find_heads(self.settings.data, model.fingerprint, adapter.fingerprint if adapter else "")
+        if found is None:
+            return None
+        with self._loading_reader:
+            if found not in self._heads:
+                from refdesk.reader.heads import load_heads
+
+                self._heads[found] = load_heads(found.folder, model, adapter)
+            return self._heads[found]
 
     def adapter_folder(self, name: str) -> Path:
         """Where an adapter of this desk is kept."""

@@ -27,8 +27,8 @@ from refdesk.app.jobs import Job, add_job
 from refdesk.app.settings import Settings
 from refdesk.app.worker import Progress as JobProgress
 from refdesk.app.worker import Stopping
-from refdesk.craft.card import describe, read_card, write_card
-from refdesk.craft.errors import AdapterExists, CraftError, InvalidLessons, InvalidRecipe, LessonTooLong
+from refdesk.craft.card import CARD, describe, read_card, write_card
+from refdesk.craft.errors import AdapterExists, CraftError, InvalidLessons, InvalidRecipe
 from refdesk.craft.lesson import Lesson, read_lessons, write_lessons
 from refdesk.craft.question import SourceQuestion, holds, passage_key
 from refdesk.craft.raft import hold_out, make_lessons
@@ -52,14 +52,14 @@ from refdesk.retriever.collections import Collection, get_collection, list_colle
 from refdesk.retriever.errors import RetrieverError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
-    from refdesk.craft.training import Step
+    from refdesk.craft.course import Step
     from refdesk.reader.adapter import Adapter
     from refdesk.reader.model import ReaderModel
 
 Progress = Callable[[str, int, int], None]
 """Called often with the stage, what is done and what there is to do; it raises what stops the work."""
 
-LESSONS, VALIDATION, CARD, CHECKPOINT = "lessons.jsonl", "validation.jsonl", "card.json", "checkpoint.pt"
+LESSONS, VALIDATION, CHECKPOINT = "lessons.jsonl", "validation.jsonl", "checkpoint.pt"
 ASKED = "asked.jsonl"  # questions of a collection, until there are enough of them
 
 # Everything that may be trained on; the adapter that is shipped is made of it.
@@ -359,34 +359,20 @@ class Crafting:
     def _train(
         self, name: str, lessons: Path, recipe: TrainingRecipe, checkpoint: Path, progress: JobProgress
     ) -> dict[str, Any]:
-        from refdesk.craft.adapter_folder import result, save_adapter
-        from refdesk.craft.encoding import EncodedLesson, encode_lesson
+        from refdesk.craft.adapter_folder import save_adapter
+        from refdesk.craft.course import result
+        from refdesk.craft.encoding import encode_lessons
         from refdesk.craft.training import train
 
         data = read_card(lessons / CARD)
         model = self.desk.trainable_model(recipe.quantize)
-        too_long = 0
-
-        def encoded(path: Path) -> list[EncodedLesson]:
-            nonlocal too_long
-            kept = []
-            for lesson in read_lessons(path):
-                try:
-                    one = encode_lesson(lesson, model)
-                except LessonTooLong:
-                    one = None
-                if one is not None and len(one.token_ids) <= recipe.longest:
-                    kept.append(one)
-                else:
-                    too_long += 1
-            return kept
+        learned, too_long = encode_lessons(read_lessons(lessons / LESSONS), model, recipe.longest)
+        held, held_too_long = encode_lessons(read_lessons(lessons / VALIDATION), model, recipe.longest)
 
         def report(step: "Step") -> None:
             progress(f"loss {step.loss:.3g}, {step.left_s / 60:.0f} min left"[:32], int(_PARTS * step.share))
 
-        outcome = train(
-            model, encoded(lessons / LESSONS), encoded(lessons / VALIDATION), recipe, checkpoint, report
-        )
+        outcome = train(model, learned, held, recipe, checkpoint, report)
         card = {
             "name": name,
             "base_name": model.name,
@@ -394,7 +380,7 @@ class Crafting:
             "dtype": str(model.dtype).removeprefix("torch."),
             "recipe": asdict(recipe),
             "result": result(outcome),
-            "lessons_too_long": too_long,
+            "lessons_too_long": too_long + held_too_long,
             "data": data,
             "commit": source_commit(),
         }

@@ -37,6 +37,8 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (memory.UnsupportedAttention, 503, "model-not-supported", "Model not supported"),
     (reader.AdapterNotFound, 404, "unknown-adapter", "Unknown adapter"),
     (reader.AdapterMismatch, 409, "adapter-mismatch", "Adapter of another model"),
+    (reader.HeadsNotFound, 404, "unknown-heads", "Unknown retaining heads"),
+    (reader.HeadsMismatch, 409, "heads-mismatch", "Retaining heads of another model"),
     (craft.AdapterExists, 409, "adapter-exists", "Adapter exists"),
     (craft.AdapterBusy, 409, "adapter-busy", "Adapter busy"),
     (craft.CraftError, 422, "invalid-recipe", "Invalid recipe"),

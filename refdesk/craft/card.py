@@ -9,6 +9,8 @@ from typing import Any
 from refdesk.craft.errors import InvalidLessons
 from refdesk.craft.lesson import Lesson
 
+CARD = "card.json"
+
 
 def describe(lessons: Sequence[Lesson]) -> dict[str, Any]:
     """Counts of what is in the lessons."""

@@ -5,6 +5,7 @@ them stand the exercises, each a branch of its own: it begins where the question
 front and itself, and no other branch. So one forward learns from all of them what as many prompts would teach.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,8 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class EncodedLesson:
-    """`token_ids`, `positions`, `groups` `[tokens]`; `rows`, `targets`, `exercises` `[supervised]`.
+    """`token_ids`, `positions`, `groups` `[tokens]`; `rows`, `targets`, `exercises` `[supervised]`. `frame`:
+    tokens in front of the passages. `kind`: how the lesson is read, or `question_first`.
 
     A token sees itself and those in front of it of its own group and of group 0; a branch sees what is in front of
     all branches. Groups: 0 what everybody sees, 1 and up a passage that is read apart, -1 and down a branch.
@@ -34,6 +36,13 @@ class EncodedLesson:
     rows: Ints
     targets: Ints
     exercises: Ints
+    frame: int = 0
+    kind: str = "together"
+
+    @property
+    def document(self) -> slice:
+        """The tokens of the passages."""
+        return slice(self.frame, int((self.groups >= 0).sum()))
 
     @property
     def count(self) -> int:
@@ -50,9 +59,12 @@ class EncodedLesson:
 
 
 def encode_lesson(lesson: Lesson, model: ReaderModel) -> EncodedLesson:
-    """Raises InvalidLessons where a lesson has no exercise; LessonTooLong where it does not fit the window."""
+    """Raises InvalidLessons where a lesson has no exercise, or several and the question of one in front;
+    LessonTooLong where it does not fit the window."""
     if not lesson.exercises:
         raise InvalidLessons("a lesson without exercises; expected at least one")
+    if lesson.question_first and len(lesson.exercises) > 1:
+        raise InvalidLessons(f"question_first, and {len(lesson.exercises)} exercises; expected one")
     tokens: list[int] = []
     positions: list[int] = []
     groups: list[int] = []
@@ -65,34 +77,69 @@ def encode_lesson(lesson: Lesson, model: ReaderModel) -> EncodedLesson:
         positions.extend(range(start, start + len(ids)))
         groups.extend([group] * len(ids))
 
-    behind = 0
+    frame = behind = 0
     for number, exercise in enumerate(lesson.exercises):
         answer = (*encode_answer(exercise.target, model), model.tokenizer.eos_token_id)
         prompt = _prompt(lesson, exercise, len(answer), model)
         if not number:
             add(prompt.system, 0, 0)
-            behind = len(prompt.system)
+            frame = behind = len(prompt.system)
             for index, passage in enumerate(prompt.passages):
                 apart = lesson.reading == "apart"
-                add(passage, len(prompt.system) if apart else behind, index + 1 if apart else 0)
-                behind = max(behind, len(prompt.system) + len(passage)) if apart else behind + len(passage)
+                add(passage, frame if apart else behind, index + 1 if apart else 0)
+                behind = max(behind, frame + len(passage)) if apart else behind + len(passage)
         first = len(tokens) + len(prompt.question) - 1
         add(prompt.question + answer[:-1], behind, -1 - number)
         rows.extend(range(first, first + len(answer)))
         targets.extend(answer)
         exercises.extend([number] * len(answer))
-    arrays = [
-        np.asarray(values, dtype=np.int64) for values in (tokens, positions, groups, rows, targets, exercises)
-    ]
-    return EncodedLesson(*arrays)
+    kind = "question_first" if lesson.question_first else lesson.reading
+    return EncodedLesson(
+        token_ids=_ints(tokens),
+        positions=_ints(positions),
+        groups=_ints(groups),
+        rows=_ints(rows),
+        targets=_ints(targets),
+        exercises=_ints(exercises),
+        frame=frame,
+        kind=kind,
+    )
+
+
+def encode_lessons(lessons: Iterable[Lesson], model: ReaderModel, longest: int) -> tuple[list[EncodedLesson], int]:
+    """Those of at most `longest` tokens, and how many are longer or do not fit the window."""
+    kept, too_long = [], 0
+    for lesson in lessons:
+        try:
+            one = encode_lesson(lesson, model)
+        except LessonTooLong:
+            too_long += 1
+            continue
+        if len(one.token_ids) <= longest:
+            kept.append(one)
+        else:
+            too_long += 1
+    return kept, too_long
 
 
 def _prompt(lesson: Lesson, exercise: Exercise, room: int, model: ReaderModel) -> Prompt:
     too_long = LessonTooLong(f"exercise {exercise.id!r}: its passages do not fit the window of {model.window}")
     try:
-        prompt = build_prompt(exercise.question, lesson.passages, model, room, lesson.reading, exercise.form)
+        prompt = build_prompt(
+            exercise.question,
+            lesson.passages,
+            model,
+            room,
+            lesson.reading,
+            exercise.form,
+            question_first=lesson.question_first,
+        )
     except PromptTooLong:
         raise too_long from None
     if prompt.dropped:
         raise too_long
     return prompt
+
+
+def _ints(values: list[int]) -> Ints:
+    return np.asarray(values, dtype=np.int64)

@@ -21,5 +21,9 @@ class AdapterExists(CraftError):
     """The name is taken."""
 
 
+class HeadsExist(CraftError):
+    """There is something already where retaining heads were to be written."""
+
+
 class AdapterBusy(CraftError):
     """An adapter that cannot be removed now; the message says why."""

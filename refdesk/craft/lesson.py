@@ -30,12 +30,14 @@ class Exercise:
 @dataclass(frozen=True, slots=True)
 class Lesson:
     """`passages` as they are read, and how (`reading`); `exercises` over them, each blind to the others, so the
-    passages are read once for all. `source`: where its questions come from."""
+    passages are read once for all. `source`: where its questions come from. `question_first`: the question stands
+    ahead of the passages too, for which there must be one exercise only."""
 
     passages: tuple[Passage, ...]
     reading: Reading
     exercises: tuple[Exercise, ...]
     source: str = ""
+    question_first: bool = False
 
 
 def write_lessons(path: Path, lessons: Iterable[Lesson]) -> None:

@@ -1,4 +1,4 @@
-"""How lessons are made and how they are learned: the settings, checked whole before any work."""
+"""How lessons are made and how adapters and heads learn from them: settings, checked whole before any work."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -86,6 +86,55 @@ class TrainingRecipe:
         _check("epochs", self.epochs, 0.001, 100)
         _check("longest", self.longest, 16, 10**6)
         _check("validate_every", self.validate_every, 1, 10**6)
+        _check("patience", self.patience, 1, 10**6)
+        if self.minutes is not None:
+            _check("minutes", self.minutes, 0.01, 10**6)
+        _check("seed", self.seed, 0, 2**63 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadsRecipe:
+    """Retaining heads (Locret, arXiv 2410.01805 section 3.2 and appendix; what its released code does).
+
+    `inner`: width of a head between its two layers. `smoothing`: weight of the sum over layers of the mean square
+    of the difference between the scores of neighbouring tokens. `learning_rate`: at its highest, after `warmup` (a
+    share of the steps); it falls in a line to nothing. `batch`: lessons of one step; `epochs`: passes over the
+    lessons. `longest`: tokens of a lesson; longer ones are left out and counted. `question_share`: of the lessons,
+    those with the question ahead of the passages too. `validate_every`: steps; training ends when the validation
+    loss has not fallen for `patience` of them, and the best is kept; `validation` lessons are used for it.
+    `minutes`: the schedule is planned to end then, if that is sooner.
+
+    Raises:
+        InvalidRecipe: a value out of range.
+    """
+
+    inner: int = 128
+    smoothing: float = 0.0025
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    batch: int = 1
+    epochs: float = 1.0
+    longest: int = 6144
+    question_share: float = 0.5
+    validate_every: int = 250
+    validation: int = 60
+    patience: int = 4
+    minutes: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check("inner", self.inner, 1, 8192)
+        _check("smoothing", self.smoothing, 0, 100)
+        _check("learning_rate", self.learning_rate, 1e-8, 1)
+        _check("weight_decay", self.weight_decay, 0, 1)
+        _check("warmup", self.warmup, 0, 1)
+        _check("batch", self.batch, 1, 4096)
+        _check("epochs", self.epochs, 0.001, 100)
+        _check("longest", self.longest, 16, 10**6)
+        _check("question_share", self.question_share, 0, 1)
+        _check("validate_every", self.validate_every, 1, 10**6)
+        _check("validation", self.validation, 1, 10**6)
         _check("patience", self.patience, 1, 10**6)
         if self.minutes is not None:
             _check("minutes", self.minutes, 0.01, 10**6)

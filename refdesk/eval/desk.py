@@ -10,6 +10,7 @@ from refdesk.retriever.ingest import PassageEmbedder
 from refdesk.retriever.store import ChunkStore, Search
 
 if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
+    from refdesk.memory.retaining_heads import RetainingHeads
     from refdesk.reader.adapter import Adapter
     from refdesk.reader.engine import Engine
     from refdesk.reader.model import ReaderModel
@@ -32,6 +33,9 @@ class Desk(Protocol):
 
     def adapter(self, asked: str | None = None, collection_name: str | None = None) -> "Adapter | None":
         """The adapter of this name, else the collection's, else the service's; None for the model as it is."""
+
+    def heads(self, adapter: "Adapter | None") -> "RetainingHeads | None":
+        """The retaining heads for the model with this adapter, if there are any."""
 
     def ensure_collection(self, name: str) -> Collection:
         """The collection of this name, made if it is missing."""

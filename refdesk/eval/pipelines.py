@@ -27,11 +27,13 @@ _REMEMBERED = 32
 
 @dataclass
 class Workbench:
-    """What a pipeline works with. `budget` and `max_new_tokens` in tokens of `model`; `retrieve` searches the
-    collection that holds the documents; `corpus` gives the documents that all questions share, by id."""
+    """What a pipeline works with. `budget`, `window` and `max_new_tokens` in tokens of `model`; `window` None
+    where what is read may be longer, for it is thinned. `retrieve` searches the collection that holds the
+    documents; `corpus` gives the documents that all questions share, by id."""
 
     model: "ReaderModel"
     budget: int
+    window: int | None
     max_new_tokens: int
     retrieve: Retrieve
     corpus: Callable[[], dict[str, Document]]
@@ -102,8 +104,8 @@ def _full(example: Example, bench: Workbench) -> Retrieve:
     documents = bench.documents(example).values()
     length = sum(len(bench.offsets(document)) for document in documents)
     # A million tokens need not go through the prompt to be too long.
-    if length + bench.max_new_tokens > bench.model.window:
-        raise PromptTooLong(length, bench.max_new_tokens, bench.model.window, "the full context")
+    if bench.window is not None and length + bench.max_new_tokens > bench.window:
+        raise PromptTooLong(length, bench.max_new_tokens, bench.window, "the full context")
     return _given([_passage(document, 0, len(document.text)) for document in documents])
 
 
@@ -174,5 +176,7 @@ PIPELINES: dict[str, Pipeline] = {
     "top_k_gold": Pipeline(
         "the k best chunks of the relevant documents", True, _top_k_gold, indexed=True, needs="relevance"
     ),
-    "full": Pipeline("every document, in order; no answer where they do not fit the window", False, _full),
+    "full": Pipeline(
+        "every document, in order; no answer if they do not fit the window, unless memory is thinned", False, _full
+    ),
 }

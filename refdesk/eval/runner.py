@@ -15,6 +15,7 @@ from refdesk.eval.plan import Plan
 from refdesk.eval.provenance import DECISIVE, source_commit, versions
 from refdesk.eval.run import Run, Score
 from refdesk.eval.runs import add_score, note_versions, scored_ids
+from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import memory_options
 from refdesk.reader.citations import is_abstention
 from refdesk.reader.errors import EngineClosed, MemoryTooSmall, PromptTooLong
@@ -113,6 +114,8 @@ class _Reader:
         self._plan = plan
         self._model, self._engine = desk.reader
         self._adapter = desk.adapter(plan.settings.adapter, plan.settings.collection)
+        self._heads = desk.heads(self._adapter)
+        self._memory = memory_options(plan.settings.memory or {"policy": "none"})
         shared: dict[str, Document] = {}
 
         def corpus() -> dict[str, Document]:
@@ -123,6 +126,7 @@ class _Reader:
         self._bench = Workbench(
             model=self._model,
             budget=plan.settings.budget,
+            window=None if self._memory.auto or self._memory.policy is not None else self._model.window,
             max_new_tokens=plan.settings.max_new_tokens or plan.task.max_new_tokens,
             retrieve=desk.retriever(collection, plan.settings.search) if plan.pipeline.indexed else _nothing,
             corpus=corpus,
@@ -145,14 +149,15 @@ class _Reader:
             k=self._plan.k,
             max_new_tokens=self._bench.max_new_tokens,
             reading=self._plan.settings.reading,
-            memory=memory_options(self._plan.settings.memory),
+            memory=self._memory,
             form=self._plan.settings.form,
             adapter=self._adapter,
+            heads=self._heads,
             reference=example.answers[0] if example.answers else None,
         )
         try:
             answer = qa.answer(example.question, options)
-        except (PromptTooLong, MemoryTooSmall) as error:
+        except (PromptTooLong, MemoryTooSmall, InvalidMemory) as error:
             return _no_answer(self._plan, example, str(error))
         if answer.finish_reason == "cancelled":  # the engine is being closed; half an answer is no score
             raise EngineClosed("the engine was closed during a question")

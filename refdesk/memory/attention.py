@@ -17,6 +17,7 @@ import torch
 from refdesk.memory.errors import OutOfBlocks, UnsupportedAttention
 from refdesk.memory.policy import EvictionPolicy
 from refdesk.memory.pool import BlockPool
+from refdesk.memory.retaining_heads import RetainingHeads
 from refdesk.memory.sequence import Sequence
 
 
@@ -24,19 +25,26 @@ from refdesk.memory.sequence import Sequence
 class Part:
     """The `rows` tokens of one sequence in a batch, which lie behind those of the part before.
 
-    `observe`: let `policy` score what the sequence holds behind these rows. `accumulate`, of a part of one row:
-    add its squared attention, summed over the query heads of a KV head, to the scores (arXiv 2410.00161, 4.3).
+    `observe`: let `policy` score what the sequence holds behind these rows, by the attention of so many of the
+    last. `accumulate`, of a part of one row: add its squared attention, summed over the query heads of a KV head,
+    to the scores (arXiv 2410.00161, 4.3). `heads`: they score the new entries, whose score is 0 otherwise.
     """
 
     sequence: Sequence
     rows: int
     policy: EvictionPolicy | None = None
-    observe: bool = False
+    observe: int = 0
     accumulate: bool = False
+    heads: RetainingHeads | None = None
 
     def positions(self) -> range:
         """Of these rows."""
         return range(self.sequence.position, self.sequence.position + self.rows)
+
+    @property
+    def single(self) -> bool:
+        """Whether it is one row that attends, and nothing more is asked of it but to accumulate."""
+        return self.rows == 1 and not self.observe and self.heads is None
 
 
 class PagedAttention(ABC):
@@ -104,8 +112,9 @@ class PagedAttention(ABC):
         """`query` `[kv_heads, group, rows, head_dim]`, `key` and `value` `[kv_heads, rows, head_dim]`; the result
         is `[rows, heads, head_dim]`."""
 
-    def _write(self, layer: int, part: Part, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Put the new entries of one layer, `[kv_heads, rows, head_dim]`, into the sequence's own blocks."""
+    def _write(self, layer: int, part: Part, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Put the new entries of one layer into the sequence's own blocks: `query` `[kv_heads, group, rows,
+        head_dim]`, `key` and `value` `[kv_heads, rows, head_dim]`."""
         sequence, pool = part.sequence, self.pool
         slots = torch.from_numpy(sequence.slots(part.rows)[layer]).flatten().to(key.device)
         pool.keys.view(-1, key.shape[-1])[slots] = key.reshape(-1, key.shape[-1])
@@ -113,16 +122,35 @@ class PagedAttention(ABC):
         positions = torch.arange(sequence.position, sequence.position + part.rows, dtype=torch.int32)
         pool.positions.view(-1)[slots] = positions.repeat(key.shape[0]).to(key.device)
         pool.scores.view(-1)[slots] = 0.0
+        if part.heads is not None:
+            pool.scores.view(-1)[slots] = self._learned(layer, part, part.heads, query, key, value).flatten()
+
+    def _learned(
+        self,
+        layer: int,
+        part: Part,
+        heads: RetainingHeads,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+    ) -> torch.Tensor:
+        """What retaining heads say of new entries, `[kv_heads, rows]`: they are shown what stood before any
+        position (arXiv 2410.01805, section 3.2), so it is turned back."""
+        rotation = self.pool.rotation
+        assert rotation is not None, "the engine refuses heads where it cannot turn back"
+        back = -torch.tensor(part.positions(), device=key.device)
+        query, key = (rotation.turn(one.float(), back) for one in (query.flatten(0, 1), key))
+        return heads.score(layer, query, key, value.float())
 
     def _observe(self, layer: int, part: Part, query: torch.Tensor, key: torch.Tensor, scaling: float) -> None:
-        """Let the policy score the own entries of one layer from the attention of the last rows.
+        """Let the policy score the own entries of one layer from the attention of the rows to be observed.
 
         `query` `[kv_heads, group, rows, head_dim]` and `key` `[kv_heads, rows, head_dim]` are the part's; its
         entries have been written, but are not yet counted.
         """
         assert part.policy is not None
         sequence, flat = part.sequence, self.pool.keys.view(-1, key.shape[-1])
-        window = min(part.policy.window, part.rows)
+        window = min(part.observe, part.rows)
         written = torch.from_numpy(sequence.slots(part.rows)[layer]).to(key.device)
         for head in range(key.shape[0]):
             before = torch.from_numpy(sequence.held_slots(layer, head)).to(key.device)
@@ -151,7 +179,7 @@ class ReferenceAttention(PagedAttention):
         for part in self.parts:
             stretch = slice(start, start + part.rows)
             start += part.rows
-            self._write(layer, part, key[:, stretch], value[:, stretch])
+            self._write(layer, part, query[:, :, stretch], key[:, stretch], value[:, stretch])
             new = torch.from_numpy(part.sequence.slots(part.rows)[layer])
             for head in range(kv_heads):
                 slots = torch.cat([torch.from_numpy(part.sequence.held_slots(layer, head)), new[head]])

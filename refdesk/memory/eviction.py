@@ -1,44 +1,51 @@
 """Which entries go, and moving what stays so that whole blocks come free.
 
 The choice of KV-Compress (arXiv 2410.00161, sections 4.2 and 4.2.2) and its compaction (algorithm 1), written over
-all layers and heads at once. Rows are (layer, KV head) pairs; `[rows, n]` are the own entries of a sequence.
+all layers and heads at once, and contiguous positions for what stays (arXiv 2410.01805, its code). Rows are
+(layer, KV head) pairs; `[rows, n]` are the own entries of a sequence.
 """
 
 import torch
 
-from refdesk.memory.policy import EvictionPolicy
+from refdesk.memory.policy import Entries, EvictionPolicy
 from refdesk.memory.sequence import Sequence
 
 _NEVER = float("inf")
+_BEHIND = torch.iinfo(torch.int32).max
 
 
-def evict(sequence: Sequence, policy: EvictionPolicy, budget: int) -> None:
-    """Thin what `sequence` owns until it holds no more than `budget` tokens would take, those of others counted.
+def evict(sequence: Sequence, policy: EvictionPolicy, room: int, *, last: bool = True) -> None:
+    """Thin what `sequence` owns to what `room` tokens would take. What others hold in front of it stays.
 
-    A budget shared by all layers and heads frees whole blocks, so that at most as many stay as `budget` tokens,
-    rounded up to whole blocks, would take; else every head keeps `budget` entries. Protected entries stay even
-    where that is too many. Keys are neither touched nor rotated anew.
+    A room shared by all layers and heads frees whole blocks, so that at most as many stay as `room` tokens,
+    rounded up to whole blocks, would take; else every head keeps `room` entries. Protected entries stay even where
+    that is too many. `last`: no chunk comes behind, so of the latest those stay that the policy calls recent, and
+    not its stabilizers. Keys are turned for other positions only if the policy is compact.
     """
-    layers, heads = sequence.own.shape
     slots, exists = sequence.own_slots()
     if not exists.numel():
         return
     pool = sequence.pool
-    flat = slots.to(pool.positions.device)
-    positions = pool.positions.view(-1)[flat]
-    scores = pool.scores.view(-1)[flat] if policy.window else policy.score(positions, None)
-    kept_always = (positions < policy.sinks) | (positions >= sequence.position - policy.recent)
+    flat, there = slots.to(pool.positions.device), exists.to(pool.positions.device)
+    order = torch.where(there, pool.positions.view(-1)[flat], _BEHIND).argsort(dim=-1, stable=True)
+    flat = flat.gather(-1, order)  # in the order of the text, in which ties are decided
+    positions = torch.where(there, pool.positions.view(-1)[flat], _BEHIND)
+    known = (torch.where(there, store.view(-1)[flat], -_NEVER) for store in (pool.scores, pool.novelty))
+    scores = policy.rank(Entries(positions, *known), room)
+    latest = policy.recent if last else policy.stable(room)
+    kept_always = (positions < policy.sinks) | (positions >= sequence.position - latest)
     scores = scores.masked_fill(kept_always, _NEVER).cpu()
-    size = pool.block_size
     if policy.shared:
-        blocks = sequence.shared + -(-sequence.own // size)  # room without entries is given back in any case
-        wanted = int(blocks.sum()) - -(-budget // size) * layers * heads
+        size = pool.block_size
+        blocks = -(-sequence.own // size)  # room without entries is given back in any case
+        wanted = int(blocks.sum()) - -(-room // size) * sequence.own.size
         alone = torch.from_numpy(sequence.shared == 0)
         keep = exists & ~blocks_to_evict(scores, exists, size, wanted, alone)
     else:
-        room = torch.from_numpy(budget - sequence.shared_entries).clamp(min=1)
-        keep = exists & best(scores, exists, room)
-    compact(sequence, keep)
+        keep = exists & best(scores, exists, torch.tensor(room))
+    compact(sequence, torch.zeros_like(keep).scatter(-1, order.cpu(), keep))
+    if policy.compact:
+        close_ranks(sequence)
 
 
 def blocks_to_evict(
@@ -75,7 +82,8 @@ def blocks_to_evict(
 
 
 def best(scores: torch.Tensor, exists: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
-    """The `room` `[...]` entries of highest score in each row, `[..., n]`, and those of infinite score besides."""
+    """The `room` `[...]` entries of highest score in each row, `[..., n]`, and those of infinite score besides. Of
+    equal ones the first."""
     among = torch.where(exists, scores, float("-inf"))
     rank = among.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
     return (rank < room[..., None]) | (among == _NEVER)
@@ -92,7 +100,24 @@ def compact(sequence: Sequence, keep: torch.Tensor) -> None:
     pool = sequence.pool
     target = slots[hole].to(pool.keys.device)
     source = slots.flip(-1)[mover.flip(-1)].to(pool.keys.device)
-    for store in (pool.keys, pool.values, pool.positions, pool.scores):
+    for store in (pool.keys, pool.values, pool.positions, pool.scores, pool.novelty):
         flat = store.view(pool.blocks * pool.block_size, -1)
         flat[target] = flat[source]
     sequence.cut(own.numpy())
+
+
+def close_ranks(sequence: Sequence) -> None:
+    """Give the own entries of every row, of which each has as many, contiguous positions in the order of the text,
+    behind what stands in front; keys are turned on by the difference. The next token stands behind them."""
+    pool = sequence.pool
+    assert pool.rotation is not None, "the engine refuses policies that move entries it cannot turn"
+    slots, exists = sequence.own_slots()
+    assert exists.all(), "every head keeps as many"
+    keys, positions = pool.keys.view(-1, pool.shape.head_dim), pool.positions.view(-1)
+    for layer in slots.to(positions.device):  # one by one: turning is done in float32
+        place = positions[layer].argsort(dim=-1, stable=True).argsort(dim=-1)
+        by = (sequence.start + place - positions[layer]).flatten()
+        moved = layer.flatten()[by != 0]
+        keys[moved] = pool.rotation.turn(keys[moved], by[by != 0])
+        positions[moved] += by[by != 0].int()
+    sequence.position = sequence.start + slots.shape[-1]

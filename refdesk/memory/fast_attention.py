@@ -21,8 +21,7 @@ _compiled_code = Lock()  # one of numba's threading layers must not be entered t
 
 
 class FastAttention(PagedAttention):
-    """For pools of float32 and bfloat16 on the CPU. Parts of one row that are not observed must stand first; only
-    they may accumulate.
+    """For pools of float32 and bfloat16 on the CPU. Single parts must stand first; only they may accumulate.
 
     Raises:
         UnsupportedAttention: another pool.
@@ -37,10 +36,10 @@ class FastAttention(PagedAttention):
 
     def _begin(self) -> None:
         self._single = 0
-        while self._single < len(self.parts) and _is_single(self.parts[self._single]):
+        while self._single < len(self.parts) and self.parts[self._single].single:
             self._single += 1
         later = self.parts[self._single :]
-        assert not any(_is_single(part) or part.accumulate for part in later), "parts of one row stand first"
+        assert not any(part.single or part.accumulate for part in later), "parts of one row stand first"
         if not self._single:
             return
         sequences = [part.sequence for part in self.parts[: self._single]]
@@ -73,7 +72,7 @@ class FastAttention(PagedAttention):
             start += part.rows
             q, k, v = query[:, :, stretch], key[:, stretch], value[:, stretch]
             attended = self._attend_many(layer, part, q, k, v, scaling)
-            self._write(layer, part, k, v)
+            self._write(layer, part, q, k, v)
             if part.observe:
                 self._observe(layer, part, q, k, scaling)
             pieces.append(attended.permute(2, 0, 1, 3).reshape(part.rows, kv_heads * group, dim))
@@ -141,10 +140,6 @@ class FastAttention(PagedAttention):
             inside = (np.arange(size) < fills[:, None]).ravel().nonzero()[0]
             entries = entries.index_select(1, torch.from_numpy(inside))
         return torch.cat([new.new_zeros(len(ids), unseen, new.shape[-1]), entries, new], dim=1)
-
-
-def _is_single(part: Part) -> bool:
-    return part.rows == 1 and not part.observe
 
 
 def _attend_tiles(

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from math import ceil
 from typing import Any
 
 from refdesk.memory.errors import InvalidMemory
@@ -16,66 +15,68 @@ _STEP_BY_RATE = 16
 
 @dataclass(frozen=True)
 class MemoryOptions:
-    """`policy` None keeps everything. Else either `budget`, in tokens, or `rate`, by which the tokens read are
-    divided, says what may be held."""
+    """How much of what is read may be held: either `budget`, in tokens, or `rate`, by which the tokens read are
+    divided.
+
+    `policy` None with `auto`: if what is to be read does not fit, a policy is chosen for it
+    (`refdesk.memory.choice`). Without: everything is held, whatever it takes.
+    """
 
     policy: EvictionPolicy | None = None
     budget: int | None = None
     rate: float | None = None
+    auto: bool = False
 
     def __post_init__(self) -> None:
-        if self.policy is None:
-            if self.budget is not None or self.rate is not None:
+        if self.policy is None and not self.auto:
+            if self.sized:
                 raise InvalidMemory("memory has a budget or a rate, but policy none keeps everything")
             return
-        if (self.budget is None) == (self.rate is None):
-            raise InvalidMemory(f"memory policy {self.policy.name} needs a budget or a rate, and not both")
-        least = max(self.policy.sinks + self.policy.recent, 1)
+        name = "auto" if self.policy is None else self.policy.name
+        if (self.budget is None) == (self.rate is None) and (self.sized or not self.auto):
+            raise InvalidMemory(f"memory policy {name} needs a budget or a rate, and not both")
+        least = self.least
         if self.budget is not None and not least <= self.budget <= 100_000_000:
             raise InvalidMemory(
-                f"memory budget is {self.budget}; expected at least {least} tokens, which {self.policy.name} keeps"
-                " in any case, and at most 100,000,000"
+                f"memory budget is {self.budget}; expected at least {least} tokens, which {name} keeps in any"
+                " case, and at most 100,000,000"
             )
         if self.rate is not None and not 1 <= self.rate <= 1024:
             raise InvalidMemory(f"memory rate is {self.rate}; expected 1 to 1024")
 
-    def budget_for(self, tokens: int, parts: int = 1) -> int:
-        """How many of `tokens` may be held, in tokens over all layers and heads.
+    @property
+    def sized(self) -> bool:
+        """Whether it says how much may be held."""
+        return self.budget is not None or self.rate is not None
+
+    @property
+    def least(self) -> int:
+        """Tokens that are kept in any case."""
+        return max(self.policy.sinks + self.policy.recent, 1) if self.policy is not None else 1
+
+    def budget_for(self, tokens: int, parts: int = 1, whole: int = 0) -> int:
+        """How many of `tokens` may be held, in tokens over all layers and heads; all, if nothing says otherwise.
 
         A rate gives whole blocks and at least 128 tokens (arXiv 2410.00161, its code); 1 keeps everything.
-        `parts`: so many stretches of a prompt are read apart, these tokens are one of them, and the budget is for
-        all.
+        `parts`: so many texts share the budget, and these are the tokens of one. `whole`: so many of them are held
+        in any case, and some besides.
         """
-        if self.policy is None or self.rate == 1:
+        if not self.sized or self.rate == 1:
             return tokens
-        least = max(self.policy.sinks + self.policy.recent, 1)
         if self.rate is None:
             assert self.budget is not None
-            return max(self.budget // parts, least)
-        least = max(least, _LEAST_BY_RATE // parts, _STEP_BY_RATE)
+            return max(self.budget // parts, whole + self.least)
+        least = max(whole + max(self.least, _STEP_BY_RATE), _LEAST_BY_RATE // parts)
         return max(least, (int(tokens / self.rate) - 1) // _STEP_BY_RATE * _STEP_BY_RATE)
-
-    def peak_blocks(self, slots: int, block_size: int, tokens: int, new: int, chunk: int) -> tuple[int, int]:
-        """The most blocks that `tokens` read in chunks and `new` generated may take, over `slots` rows: while
-        reading, and afterwards."""
-        everything = slots * ceil((tokens + new) / block_size)
-        if self.policy is None:
-            return everything, everything
-        budget = self.budget_for(tokens)
-        held = min(tokens, budget + chunk) if self.policy.while_reading else tokens
-        reading = slots * (ceil(held / block_size) + self.policy.while_reading)
-        if self.policy.while_decoding:
-            after = slots * (ceil(self.budget_for(tokens + new) / block_size) + 1)
-        else:
-            after = slots * (ceil(budget / block_size) + ceil(new / block_size))
-        return min(reading, everything), min(after, everything)
 
 
 KEEP_EVERYTHING = MemoryOptions()
+AS_NEEDED = MemoryOptions(auto=True)
 
 
 def memory_options(asked: Mapping[str, Any] | None) -> MemoryOptions:
-    """What a request asks for: `{"policy": "kv_compress", "budget": 512}`, `{"rate": 8}`, or nothing.
+    """What a request asks for: `{"policy": "kv_compress", "budget": 512}`, `{"rate": 8}`, or nothing, which is
+    `{"policy": "auto"}`.
 
     Options of the policy stand beside them. A budget or a rate without a policy means KV-Compress.
 
@@ -83,18 +84,18 @@ def memory_options(asked: Mapping[str, Any] | None) -> MemoryOptions:
         InvalidMemory: an unknown policy or option, or a value out of range.
     """
     rest = dict(asked or {})
-    name = rest.pop("policy", _DEFAULT_POLICY if rest else "none")
+    name = rest.pop("policy", _DEFAULT_POLICY if rest else "auto")
     budget, rate = rest.pop("budget", None), rest.pop("rate", None)
     if budget is not None and not _is_whole(budget):
         raise InvalidMemory(f"memory budget is {budget!r}; expected a whole number of tokens")
     if rate is not None and not (_is_whole(rate) or isinstance(rate, float)):
         raise InvalidMemory(f"memory rate is {rate!r}; expected a number")
-    if name == "none":
+    if name in ("none", "auto"):
         if rest:
-            raise InvalidMemory(f"memory has {', '.join(sorted(rest))}, but policy none has no options")
-        return MemoryOptions(None, budget, rate)
+            raise InvalidMemory(f"memory has {', '.join(sorted(rest))}, but policy {name} has no options")
+        return MemoryOptions(None, budget, rate, auto=name == "auto")
     if not isinstance(name, str) or name not in POLICIES:
-        raise InvalidMemory(f"memory policy is {name!r}; expected one of {', '.join(['none', *POLICIES])}")
+        raise InvalidMemory(f"memory policy is {name!r}; expected one of {', '.join(['none', 'auto', *POLICIES])}")
     return MemoryOptions(_policy(POLICIES[name], rest), budget, rate)
 
 

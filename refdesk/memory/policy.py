@@ -1,34 +1,63 @@
-"""What a policy of eviction is: scores for entries, and a few facts about how they are to be used."""
+"""What a policy of eviction is: what entries are worth, and a few facts about how they are to be used."""
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from refdesk.memory.errors import InvalidMemory
 
 if TYPE_CHECKING:  # requests name policies, and torch takes seconds to import
     import torch
 
+Catalyst = Literal["none", "generic", "question"]
+
 
 @dataclass(frozen=True)
-class EvictionPolicy(ABC):
-    """Scores the entries of one layer and KV head; whoever has the lowest goes (`refdesk.memory.eviction`).
+class Entries:
+    """What is known of the entries that may be evicted, each row in the order of the text, all `[layers, kv_heads,
+    n]`: `positions`, `scores` (what they were given when they were written or observed) and `novelty`. Where a row
+    has fewer than n, the places behind them have the score and the novelty minus infinity."""
 
-    `recent`: so many of the latest tokens are kept, and `sinks` of the first, whatever their scores; the cache
-    sees to it. The fields of a subclass are its options.
+    positions: "torch.Tensor"
+    scores: "torch.Tensor"
+    novelty: "torch.Tensor"
 
-    Facts, of the class: `name`, for requests. `shared`: the budget is one for all layers and heads, and whole
-    blocks are evicted; else every head keeps the same number of entries. `while_reading`: evict also between the
-    chunks of a prompt, so that what is held never exceeds budget and chunk.
+
+@dataclass(frozen=True)
+class EvictionPolicy:
+    """Says what entries are worth; in each layer and KV head the lowest go (`refdesk.memory.eviction`). The fields
+    of a subclass are its options.
+
+    An entry's score is 0 when it is written, unless retaining heads give it one; a policy that observes gives it
+    another by `score`. At each eviction `rank` makes of it what decides. `sinks`, `recent`, `stable` and `local`
+    stay whatever that says; the cache sees to it.
+
+    Facts, of the class:
+
+    - `name`, for requests.
+    - `shared`: the budget is one for all layers and heads, and whole blocks are evicted; else every head keeps the
+      same number of entries.
+    - `while_reading`: evict also between the chunks of a prompt, so that what is held never exceeds budget and
+      chunk.
+    - `compact`: what stays moves together: its positions are made contiguous, so that none ever exceeds what is
+      held, however long the text is. Not with a `shared` budget: the next token has one position in all heads.
+    - `learned`: retaining heads (`refdesk.memory.retaining_heads`) score each entry when it is written.
+    - `question_first`: the question stands also in front of what is read, and is held whole.
+    - `catalyst`: what is read behind each chunk, observed, and forgotten: a generic request, the question, or
+      nothing.
     """
 
     name: ClassVar[str]
     shared: ClassVar[bool] = False
     while_reading: ClassVar[bool] = False
+    compact: ClassVar[bool] = False
+    learned: ClassVar[bool] = False
+    question_first: ClassVar[bool] = False
+    catalyst: ClassVar[Catalyst] = "none"
 
     @property
     def window(self) -> int:
-        """How many of the last queries `score` must see the attention of; 0 for a policy that needs none."""
+        """How many of the last queries `score` must see the attention of; 0 for a policy that needs none, or those
+        of a catalyst."""
         return 0
 
     @property
@@ -38,7 +67,16 @@ class EvictionPolicy(ABC):
 
     @property
     def recent(self) -> int:
-        """Latest tokens that are kept in any case."""
+        """Latest tokens that the last eviction of what is read, and those behind it, keep in any case."""
+        return 0
+
+    def stable(self, room: int) -> int:
+        """Latest tokens that evictions between chunks keep in any case, of the `room` entries that stay."""
+        return self.recent
+
+    @property
+    def local(self) -> int:
+        """Last tokens of a prompt, which are read behind its last eviction."""
         return 0
 
     @property
@@ -51,15 +89,22 @@ class EvictionPolicy(ABC):
         """Whether each generated token's squared attention is added to the scores."""
         return False
 
-    @abstractmethod
-    def score(self, positions: "torch.Tensor", attention: "torch.Tensor | None") -> "torch.Tensor":
-        """How much each entry is worth, float32, the shape of `positions`.
+    @property
+    def novel(self) -> bool:
+        """Whether `rank` needs the novelty of entries: how little the model expected each token (nats)."""
+        return False
 
-        With a window: the entries of one layer and KV head, `positions` `[n]` in ascending order, `attention`
-        `[group, window, n]` the probabilities of the last queries of the head's group, float32; asked once, when
-        the entries have been read. Without: `positions` `[layers, kv_heads, n]` in any order and no `attention`;
-        asked at each eviction.
-        """
+    def score(self, positions: "torch.Tensor", attention: "torch.Tensor") -> "torch.Tensor":
+        """What the entries of one layer and KV head are worth to those who look at them, `[n]` in float32:
+        `positions` `[n]` in ascending order, `attention` `[group, window, n]` the probabilities of the last
+        queries of the head's group, float32. Asked of a policy with a window when all has been read, of one with a
+        catalyst behind each chunk."""
+        raise NotImplementedError(f"{self.name} observes nothing")
+
+    def rank(self, entries: Entries, room: int) -> "torch.Tensor":
+        """What decides at an eviction that leaves `room` entries of each row, float32, higher is kept; infinity is
+        kept in any case. Their scores, if a policy does not say otherwise."""
+        return entries.scores
 
 
 def check_window(queries: int, pooling: int) -> None:
@@ -68,3 +113,9 @@ def check_window(queries: int, pooling: int) -> None:
         raise InvalidMemory(f"memory option queries is {queries}; expected at least 1")
     if pooling % 2 == 0:
         raise InvalidMemory(f"memory option pooling is {pooling}; expected an odd number")
+
+
+def check_percent(option: str, value: int, most: int = 100) -> None:
+    """Raise InvalidMemory unless `value` is a share of so many percent at most."""
+    if not 0 <= value <= most:
+        raise InvalidMemory(f"memory option {option} is {value}; expected 0 to {most} percent")

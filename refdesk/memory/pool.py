@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from refdesk.memory.errors import OutOfBlocks
+from refdesk.memory.rotation import Rotation
 
 BLOCK_SIZE = 16
 
@@ -38,8 +39,10 @@ class CacheShape:
 
 class BlockPool:
     """Keys and values `[blocks, block_size, head_dim]`, and for each entry the position that its key is rotated
-    for (int32) and its score (float32, higher is kept longer), both `[blocks, block_size]`.
+    for (int32), its score (float32, higher is kept longer) and its novelty (float32, nats; where a policy asks for
+    it), all `[blocks, block_size]`.
 
+    `rotation`: how keys are turned for their positions; None where that is not known, and positions must stay.
     `fill` `[blocks]` (int32, on the CPU) is how many entries of a block are in use, always the first ones.
     """
 
@@ -54,6 +57,8 @@ class BlockPool:
         self.values = torch.empty_like(self.keys)
         self.positions = torch.empty(blocks, block_size, dtype=torch.int32, device=shape.device)
         self.scores = torch.empty(blocks, block_size, dtype=torch.float32, device=shape.device)
+        self.novelty = torch.empty_like(self.scores)
+        self.rotation: Rotation | None = None
         self.fill = np.zeros(blocks, np.int32)
         self._free = np.arange(blocks - 1, -1, -1, dtype=np.int32)  # a stack; neighbours come out together
         self._top = blocks
@@ -65,7 +70,7 @@ class BlockPool:
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of one block, positions and scores included."""
+        """Bytes of one block, all that is kept of an entry included."""
         return block_bytes(self.shape, self.block_size)
 
     @property
@@ -108,5 +113,5 @@ class BlockPool:
 
 
 def block_bytes(shape: CacheShape, block_size: int = BLOCK_SIZE) -> int:
-    """Bytes of one block: keys, values, positions and scores."""
-    return block_size * (2 * shape.head_dim * shape.dtype.itemsize + 8)
+    """Bytes of one block: keys, values, positions, scores and novelty."""
+    return block_size * (2 * shape.head_dim * shape.dtype.itemsize + 12)

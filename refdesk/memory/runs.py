@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from refdesk.memory.allotment import Allotment
 from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions
 from refdesk.memory.pool import BlockPool, Ids
 from refdesk.memory.sequence import Counts, Sequence
@@ -14,18 +15,27 @@ from refdesk.memory.sequence import Counts, Sequence
 @dataclass(frozen=True)
 class RunKey:
     """Everything that the entries of a run depend on, within one model: its tokens, the run it was read behind,
-    how it was thinned, among how many stretches a budget was divided, and the fingerprint of the adapter that read
-    it (empty without one)."""
+    how it was thinned, among how many texts a budget was divided, and the fingerprints of the adapter that read it
+    and of the retaining heads that scored it (empty without), and the catalyst that did."""
 
     tokens: tuple[int, ...]
     behind: "RunKey | None" = None
     memory: MemoryOptions = KEEP_EVERYTHING
     parts: int = 1
     adapter: str = ""
+    heads: str = ""
+    catalyst: tuple[int, ...] = ()
+
+    @property
+    def allotment(self) -> Allotment:
+        """How much of it may be held. What stands in front of it is no part of that, nor are its last tokens any
+        different: a question stands behind."""
+        return Allotment(self.memory, len(self.tokens), parts=self.parts, catalyst=len(self.catalyst))
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.tokens, self.behind, self.memory, self.parts, self.adapter))
+        named = (self.adapter, self.heads, self.catalyst)
+        return hash((self.tokens, self.behind, self.memory, self.parts, *named))
 
     def __hash__(self) -> int:
         return self._hash  # computed once: keys are long, and looked up at every step

@@ -32,12 +32,13 @@ class Sequence:
     differ, which is what eviction is for; the order of entries within a row means nothing. All counts are
     `[layers, kv_heads]`.
 
-    `position`: of the next token. `seen`: tokens read so far, those of others not counted.
+    `start`: the position of its first token. `position`: of the next one. `seen`: tokens read so far, those of
+    others not counted.
     """
 
     def __init__(self, pool: BlockPool, behind: Iterable[Held] = (), position: int = 0) -> None:
         self.pool = pool
-        self.position = position
+        self.start = self.position = position
         self.seen = 0
         shape = (pool.shape.layers, pool.shape.kv_heads)
         self.table: Ids = np.zeros((*shape, 8), np.int32)
@@ -97,10 +98,11 @@ class Sequence:
     def slots(self, rows: int) -> NDArray[np.int64]:
         """Where the next `rows` entries go, as flat indices of the pool, `[layers, kv_heads, rows]`; room must
         have been made."""
-        place = self.own[..., None] + np.arange(rows)
-        block, offset = np.divmod(place, self.pool.block_size)
-        ids = np.take_along_axis(self.table, self.shared[..., None] + block, axis=2)
-        return ids.astype(np.int64) * self.pool.block_size + offset
+        return self._at(self.own[..., None] + np.arange(rows))
+
+    def latest_slots(self, rows: int) -> NDArray[np.int64]:
+        """Where the `rows` entries that were written last are, if none has been evicted since, likewise."""
+        return self._at(self.own[..., None] + np.arange(-rows, 0))
 
     def advance(self, rows: int) -> None:
         """`rows` more entries have been written in every layer and head."""
@@ -118,17 +120,14 @@ class Sequence:
 
     def cut(self, own: Counts) -> None:
         """Keep the first `own` own entries of every row; blocks behind them go back to the pool at once."""
-        keep = -(-own // self.pool.block_size)
-        column = np.arange(self.table.shape[2])
-        first, last = (self.shared + keep)[..., None], self.blocks[..., None]
-        gone = self.table[(column >= first) & (column < last)]
         self.freed += int((self.own - own).sum())
-        self.own, self.own_blocks = own, keep
-        self.pool.give(gone)
-        self.freed_blocks += len(gone)
-        ragged = own % self.pool.block_size
-        tail = np.take_along_axis(self.table, np.maximum(self.blocks - 1, 0)[..., None], axis=2)[..., 0]
-        self.pool.fill[tail[ragged > 0]] = ragged[ragged > 0]
+        self.freed_blocks += self._keep(own)
+
+    def forget(self, rows: int) -> None:
+        """The last `rows` tokens, of which none has been evicted, were never read."""
+        self._keep(self.own - rows)
+        self.position -= rows
+        self.seen -= rows
 
     def release(self) -> None:
         """Give every own block back. What belongs to others stays theirs."""
@@ -154,6 +153,25 @@ class Sequence:
         inside = np.arange(size) < self.pool.fill[ids][:, None]
         flat: NDArray[np.int64] = (ids[:, None] * size + np.arange(size))[inside]
         return flat
+
+    def _keep(self, own: Counts) -> int:
+        """Keep so many own entries of every row; how many blocks went back to the pool."""
+        keep = -(-own // self.pool.block_size)
+        column = np.arange(self.table.shape[2])
+        first, last = (self.shared + keep)[..., None], self.blocks[..., None]
+        gone = self.table[(column >= first) & (column < last)]
+        self.own, self.own_blocks = own, keep
+        self.pool.give(gone)
+        ragged = own % self.pool.block_size
+        tail = np.take_along_axis(self.table, np.maximum(self.blocks - 1, 0)[..., None], axis=2)[..., 0]
+        self.pool.fill[tail[ragged > 0]] = ragged[ragged > 0]
+        return len(gone)
+
+    def _at(self, place: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The flat indices of own entries by their places in the row, `[layers, kv_heads, n]`."""
+        block, offset = np.divmod(place, self.pool.block_size)
+        ids = np.take_along_axis(self.table, self.shared[..., None] + block, axis=2)
+        return ids.astype(np.int64) * self.pool.block_size + offset
 
     def _missing(self, rows: int) -> Counts:
         size = self.pool.block_size

@@ -14,6 +14,7 @@ from collections import deque
 from threading import Condition, Thread
 from types import TracebackType
 
+from refdesk.memory.policies import POLICIES
 from refdesk.memory.pool import BlockPool
 from refdesk.reader.errors import EngineClosed, InvalidOption, PromptTooLong
 from refdesk.reader.forward import Forward, cache_shape
@@ -48,6 +49,7 @@ class Engine:
                 "memory_bytes", memory_bytes, f"at least {least}, a block for each layer and KV head"
             )
         self._forward = Forward(model, self._pool)
+        self.chunk_tokens = chunk_tokens
         self._scheduler = Scheduler(self._pool, self._forward, chunk_tokens)
         self._changed = Condition()  # guards the three below
         self._arrived: deque[Job] = deque()
@@ -60,7 +62,7 @@ class Engine:
         """Queue a request; returns at once.
 
         Raises:
-            InvalidOption: a token id that the model does not know.
+            InvalidOption: a token id that the model does not know, or a policy that it cannot be read under.
             PromptTooLong: prompt and answer do not fit the model's window.
             MemoryTooSmall: they can never fit the engine's memory.
             AdapterMismatch: the adapter is for another model, or this one's weights are not packed.
@@ -68,9 +70,10 @@ class Engine:
         """
         if request.adapter is not None:
             request.adapter.check_fits(self._model)
-        if request.end > self._model.window:
-            read = request.end - request.room
-            raise PromptTooLong(read, request.room, self._model.window)
+        self._check_policy(request)
+        end = request.layout.end(self.chunk_tokens, request.room)
+        if end > self._model.window:
+            raise PromptTooLong(end - request.room, request.room, self._model.window)
         vocabulary = self._model.vocabulary
         for extreme in (min(request.all_ids()), max(request.all_ids())):
             if not 0 <= extreme < vocabulary:
@@ -84,6 +87,11 @@ class Engine:
             self._jobs[job.stream] = job
             self._changed.notify()
         return job.stream
+
+    @property
+    def moves_entries(self) -> bool:
+        """Whether the model's entries can be given other positions, as compact policies do."""
+        return self._pool.rotation is not None
 
     @property
     def memory_used(self) -> int:
@@ -107,6 +115,28 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check_policy(self, request: GenerationRequest) -> None:
+        """Raise InvalidOption where the policy asks for what is not there."""
+        policy = request.memory.policy
+        if policy is None:
+            return
+        if (policy.compact or policy.learned) and not self.moves_entries:
+            others = ", ".join(name for name, kind in POLICIES.items() if not kind.compact)
+            raise InvalidOption(
+                "memory policy",
+                policy.name,
+                f"one that leaves positions as they are ({others}), for how {self._model.name} turns its keys is"
+                " not known",
+            )
+        if policy.learned and request.heads is None:
+            adapter = "without an adapter" if request.adapter is None else f"with adapter {request.adapter.name!r}"
+            raise InvalidOption(
+                "memory policy",
+                policy.name,
+                f"retaining heads trained for {self._model.name} {adapter}, of which there are none (`refdesk"
+                " heads train` makes them), or a policy that needs none, such as infinipot",
+            )
 
     def _cancel(self, stream: Stream) -> None:
         with self._changed:

@@ -62,3 +62,11 @@ class AdapterNotFound(ReaderError):
 
 class AdapterMismatch(ReaderError):
     """The adapter was trained for another model, or this model cannot take it; the message says why."""
+
+
+class HeadsNotFound(ReaderError):
+    """There are no retaining heads in a folder, or they cannot be read; the message says which and why."""
+
+
+class HeadsMismatch(ReaderError):
+    """Retaining heads were trained for another model or adapter, or have other shapes; the message says which."""

@@ -6,10 +6,12 @@ from itertools import chain
 from math import isfinite
 from typing import TYPE_CHECKING, Literal
 
+from refdesk.memory.allotment import Layout
 from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions
 from refdesk.reader.errors import InvalidOption
 
 if TYPE_CHECKING:  # torch takes seconds to import
+    from refdesk.memory.retaining_heads import RetainingHeads
     from refdesk.reader.adapter import Adapter
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
@@ -44,8 +46,9 @@ class GenerationRequest:
 
     `prefix` and each of `passages` are runs: read once and shared with other requests that have them. Every
     passage is read behind the prefix and sees no other passage; `token_ids` are read behind the longest and see
-    all of it. `memory`: how much of what is read is held; of a prompt without passages that is `token_ids`, of one
-    with passages it is these.
+    all of it. `memory`: how much of what is read is held; of a prompt without passages that is `token_ids`, for
+    which there is what the prefix leaves, of one with passages it is these. `catalyst` and `heads`: what its
+    policy asks for, the retaining heads trained for the model with this very adapter.
 
     `temperature` 0 is greedy and ignores `top_p` and `seed`; without a `seed` sampling differs from run to
     run. `stop`: the text ends before the first of these strings. `deadline_s`: seconds from submission, time
@@ -55,6 +58,7 @@ class GenerationRequest:
 
     Raises:
         InvalidOption: a value out of range, or no tokens at all.
+        InvalidMemory: a budget that the prefix uses up.
     """
 
     token_ids: tuple[int, ...]
@@ -69,6 +73,8 @@ class GenerationRequest:
     passages: tuple[tuple[int, ...], ...] = ()
     memory: MemoryOptions = KEEP_EVERYTHING
     adapter: "Adapter | None" = None
+    catalyst: tuple[int, ...] = ()
+    heads: "RetainingHeads | None" = None
 
     def __post_init__(self) -> None:
         if not self.token_ids:
@@ -77,6 +83,14 @@ class GenerationRequest:
             raise InvalidOption("passages", self.passages, "at least one token each")
         if not all(self.continuations):
             raise InvalidOption("continuations", self.continuations, "at least one token each")
+        policy = self.memory.policy
+        if policy is None and self.memory.sized:
+            raise InvalidOption("memory policy", "auto", "the policy that was chosen")
+        if bool(self.catalyst) != (policy is not None and policy.catalyst != "none"):
+            raise InvalidOption("catalyst", self.catalyst, "tokens for a policy that reads some behind each chunk")
+        if self.heads is not None and not (policy is not None and policy.learned):
+            raise InvalidOption("heads", self.heads.fingerprint, "none, but for a policy that is learned")
+        self.layout.own.check()
         check_sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed, self.stop, self.deadline_s)
 
     def all_ids(self) -> Iterator[int]:
@@ -94,9 +108,17 @@ class GenerationRequest:
         return max(self.max_new_tokens, *map(len, self.continuations), 0)
 
     @property
-    def end(self) -> int:
-        """The first position behind everything that may be read or generated."""
-        return len(self.prefix) + max(map(len, self.passages), default=0) + len(self.token_ids) + self.room
+    def layout(self) -> Layout:
+        """What is read, in numbers of tokens."""
+        passages = set(self.passages)
+        return Layout(
+            self.memory,
+            len(self.token_ids),
+            len(self.prefix),
+            tuple(map(len, passages)),
+            parts=len(passages),
+            catalyst=len(self.catalyst),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from time import perf_counter
 
 import torch
 
-from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions
+from refdesk.memory.options import KEEP_EVERYTHING
 from refdesk.memory.runs import Run, RunKey
 from refdesk.memory.sequence import Sequence
 from refdesk.reader.detokenize import Detokenizer, StopFilter
@@ -53,11 +53,6 @@ class Job:
         return self.request.deadline_s is not None and now - self.submitted > self.request.deadline_s
 
     @property
-    def own_memory(self) -> MemoryOptions:
-        """How what is read behind the runs is held: a prompt of passages is thinned passage by passage."""
-        return KEEP_EVERYTHING if self.request.passages else self.request.memory
-
-    @property
     def sequences(self) -> list[Sequence]:
         """What owns blocks for it."""
         return self._forks + ([] if self._sequence is None else [self._sequence])
@@ -65,14 +60,14 @@ class Job:
     def begin(self, sequence: Sequence) -> None:
         """Read the prompt into `sequence`, whose runs are in place."""
         self._sequence = sequence
-        tokens = self.request.token_ids
         self.readings = [
             Reading(
                 sequence,
-                tokens,
+                self.request.token_ids,
                 self._prompt_read,
-                memory=self.own_memory,
-                total=len(tokens),
+                allotment=self.request.layout.own,
+                catalyst=self.request.catalyst,
+                heads=self.request.heads,
                 adapter=self.request.adapter,
             )
         ]
@@ -140,9 +135,8 @@ class Job:
                 self._sequence,
                 (token_id,),
                 self._decode,
-                memory=self.own_memory,
-                total=len(self.request.token_ids) + len(self._generated),
-                generated=True,
+                allotment=self.request.layout.own,
+                generated=len(self._generated),
                 adapter=self.request.adapter,
             )
         ]
@@ -220,5 +214,8 @@ def run_keys(request: GenerationRequest) -> tuple[RunKey, ...]:
     prefix = RunKey(request.prefix, adapter=adapter) if request.prefix else None
     thinned = request.memory.policy is not None
     memory, parts = (request.memory, len(set(request.passages))) if thinned else (KEEP_EVERYTHING, 1)
-    passages = [RunKey(tokens, prefix, memory, parts, adapter) for tokens in request.passages]
+    heads = request.heads.fingerprint if request.heads else ""
+    passages = [
+        RunKey(tokens, prefix, memory, parts, adapter, heads, request.catalyst) for tokens in request.passages
+    ]
     return tuple(dict.fromkeys(([] if prefix is None else [prefix]) + passages))

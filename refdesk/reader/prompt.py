@@ -6,12 +6,16 @@ passage carries its title but no rank, so its segment is the same in every reque
 silently: a passage is read whole or not at all, and `Prompt.dropped` names those that are not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, compress
 from typing import TYPE_CHECKING, Literal, get_args
 
 from jinja2 import TemplateError
 
+from refdesk.memory.allotment import Layout
+from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions
+from refdesk.memory.policy import Catalyst
 from refdesk.reader.answer_form import AnswerForm, ask_in_form
 from refdesk.reader.errors import InvalidOption, PromptTooLong
 from refdesk.reader.passage import Passage
@@ -27,13 +31,15 @@ _SYSTEM = (
     " If the passages do not answer it, say that it cannot be found in them."
 )
 _SYSTEM_CLOSED_BOOK = "Answer the question in one short sentence."
+_SUM_UP = "Sum up the critical points of what was said so far."
 _MARK = "\u2063refdesk\u2063"  # stands for the content while the chat template is rendered
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """What the model reads: `system`, `passages` (one segment each, of those `used`), `question`, in token ids.
-    `dropped` did not fit, best first in both. `reading`: how the passages are to be read."""
+    `dropped` did not fit, best first in both. `reading`: how the passages are to be read. `catalyst`: what the
+    memory's policy wants read behind each chunk. Where the policy wants the question first, it ends `system`."""
 
     system: tuple[int, ...]
     passages: tuple[tuple[int, ...], ...]
@@ -41,17 +47,78 @@ class Prompt:
     used: tuple[Passage, ...]
     dropped: tuple[Passage, ...]
     reading: Reading
+    catalyst: tuple[int, ...] = ()
 
     @property
     def token_ids(self) -> tuple[int, ...]:
         """All of it in one piece."""
         return self.system + sum(self.passages, ()) + self.question
 
+    @property
+    def tokens(self) -> int:
+        """How many they are."""
+        return len(self.system) + sum(map(len, self.passages)) + len(self.question)
+
 
 def check_reading(reading: str) -> None:
     """Raise `InvalidOption` for a reading that there is not."""
     if reading not in get_args(AskedReading):
         raise InvalidOption("reading", reading, f"one of {', '.join(get_args(AskedReading))}")
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """A question and passages in token ids, not yet fitted: `before` and `asked` stand around the passages,
+    `ahead` is the question as it stands in front of them, `catalysts` what is read behind chunks, by its name."""
+
+    before: tuple[int, ...]
+    ahead: tuple[int, ...]
+    passages: tuple[tuple[int, ...], ...]
+    asked: tuple[int, ...]
+    catalysts: Mapping[Catalyst, tuple[int, ...]]
+    ranked: tuple[Passage, ...]
+
+    def fitted(
+        self,
+        window: int,
+        max_new_tokens: int,
+        reading: AskedReading = "auto",
+        *,
+        memory: MemoryOptions = KEEP_EVERYTHING,
+        chunk: int = 0,
+        question_first: bool = False,
+    ) -> Prompt:
+        """The longest prompt that leaves room for `max_new_tokens` in the window, as `memory` holds what is read
+        in chunks of `chunk`. The rest as in `build_prompt`, which see."""
+        check_reading(reading)
+        policy = memory.policy
+        ahead = question_first or (policy is not None and policy.question_first)
+        system = self.before + (self.ahead if ahead else ())
+        catalyst = self.catalysts[policy.catalyst if policy is not None else "none"]
+        if len(system) + len(self.asked) + max_new_tokens > window:
+            raise PromptTooLong(len(system) + len(self.asked), max_new_tokens, window, "the question")
+        lengths = [len(passage) for passage in self.passages]
+
+        def fits(tokens: int, passages: tuple[int, ...] = ()) -> bool:
+            layout = Layout(memory, tokens, len(system), passages, len(lengths), len(catalyst))
+            return layout.end(chunk, max_new_tokens) <= window
+
+        together = [fits(total + len(self.asked)) for total in accumulate(lengths)]
+        if reading == "auto":
+            reading = "together" if all(together) else "apart"
+        fit = together if reading == "together" else [fits(len(self.asked), (length,)) for length in lengths]
+        if lengths and not fit[0]:
+            least = len(system) + lengths[0] + len(self.asked)
+            raise PromptTooLong(least, max_new_tokens, window, "the question with the best passage")
+        return Prompt(
+            system=system,
+            passages=tuple(compress(self.passages, fit)),
+            question=self.asked,
+            used=tuple(compress(self.ranked, fit)),
+            dropped=tuple(passage for passage, kept in zip(self.ranked, fit, strict=True) if not kept),
+            reading=reading,
+            catalyst=catalyst,
+        )
 
 
 def build_prompt(
@@ -61,41 +128,38 @@ def build_prompt(
     max_new_tokens: int,
     reading: AskedReading = "auto",
     form: AnswerForm = "short",
+    *,
+    question_first: bool = False,
 ) -> Prompt:
     """The longest prompt that leaves room for `max_new_tokens` in the model's window.
 
     `passages` come best first. Read together, the worst are dropped until the rest fits; read apart, they stand at
     the same positions, and only a passage is dropped that does not fit by itself. `auto` is together if all of
-    them fit so, else apart. Without any passages, the model is asked what it knows by itself.
+    them fit so, else apart. Without any passages, the model is asked what it knows by itself. `question_first`:
+    the question stands also in front of the passages.
 
     Raises:
         PromptTooLong: the question alone does not fit, or not even with the best passage only.
         InvalidOption: an unknown reading, or a model whose chat template has no use for a user's text as it is.
     """
-    check_reading(reading)
+    segments = encode_segments(question, passages, model, form)
+    return segments.fitted(model.window, max_new_tokens, reading, question_first=question_first)
+
+
+def encode_segments(
+    question: str, passages: Sequence[Passage], model: "ReaderModel", form: AnswerForm = "short"
+) -> Segments:
+    """Raises InvalidOption for a model whose chat template has no use for a user's text as it is."""
     ranked = tuple(passages)
     before, after = _frame(model, _SYSTEM if ranked else _SYSTEM_CLOSED_BOOK)
-    asked = _text(ask_in_form(question, form), model) + after
-    segments = [_text(f"Title: {passage.title}\n{passage.text.strip()}\n\n", model) for passage in ranked]
-    room = model.window - max_new_tokens - len(before) - len(asked)
-    if room < 0:
-        raise PromptTooLong(len(before) + len(asked), max_new_tokens, model.window, "the question")
-    if reading == "auto":
-        reading = "together" if sum(map(len, segments)) <= room else "apart"
-    if reading == "together":
-        fitting = [index for index in range(len(ranked)) if sum(map(len, segments[: index + 1])) <= room]
-    else:
-        fitting = [index for index, segment in enumerate(segments) if len(segment) <= room]
-    if ranked and 0 not in fitting:
-        least = len(before) + len(segments[0]) + len(asked)
-        raise PromptTooLong(least, max_new_tokens, model.window, "the question with the best passage")
-    return Prompt(
-        system=before,
-        passages=tuple(segments[index] for index in fitting),
-        question=asked,
-        used=tuple(ranked[index] for index in fitting),
-        dropped=tuple(passage for index, passage in enumerate(ranked) if index not in fitting),
-        reading=reading,
+    text = ask_in_form(question, form)
+    return Segments(
+        before=before,
+        ahead=_text(f"{text}\n\n", model),
+        passages=tuple(_text(f"Title: {one.title}\n{one.text.strip()}\n\n", model) for one in ranked),
+        asked=_text(text, model) + after,
+        catalysts={"none": (), "generic": _text(_SUM_UP, model), "question": _text(text, model)},
+        ranked=ranked,
     )
 
 

@@ -1,14 +1,16 @@
 """Ask: question -> retrieve -> prompt -> generate -> citations -> answer, with what each step took."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
-from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions
+from refdesk.memory.choice import choose
+from refdesk.memory.options import AS_NEEDED, KEEP_EVERYTHING, MemoryOptions
 from refdesk.reader.answer_form import AnswerForm, check_form, read_answer, write_answer
 from refdesk.reader.citations import Citation, cite, cite_quotes
-from refdesk.reader.errors import DeadlineExceeded, InvalidOption
+from refdesk.reader.errors import DeadlineExceeded, InvalidOption, PromptTooLong
 from refdesk.reader.generation import (
     NOTHING_HELD,
     FinishReason,
@@ -18,9 +20,10 @@ from refdesk.reader.generation import (
     check_sampling,
 )
 from refdesk.reader.passage import Passage
-from refdesk.reader.prompt import AskedReading, Prompt, build_prompt, check_reading, encode_answer
+from refdesk.reader.prompt import AskedReading, Prompt, check_reading, encode_answer, encode_segments
 
 if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
+    from refdesk.memory.retaining_heads import RetainingHeads
     from refdesk.reader.adapter import Adapter
     from refdesk.reader.engine import Engine
     from refdesk.reader.model import ReaderModel
@@ -39,8 +42,10 @@ class AnswerOptions:
     `stop`: by default where a small model goes on with a question or a heading of its own. `deadline_s`: for the
     whole answer, from the call. `reading`: the passages `together`, as one text, or `apart`, each by itself and
     shared with other questions; `auto` is together if they fit the window so. `memory`: how much the model holds
-    of what it reads; everything by default. `form`: the answer alone, or a quote first. `reference`: a right
-    answer whose likelihood is asked for; it changes nothing of the answer. The rest as in `GenerationRequest`.
+    of what it reads; by default everything, if it fits the window. `heads`: what a policy that is learned keeps
+    by; those that were trained for the model and `adapter`. `form`: the answer alone, or a quote first.
+    `reference`: a right answer whose likelihood is asked for; it changes nothing of the answer. The rest as in
+    `GenerationRequest`.
 
     Raises:
         InvalidOption: a value out of range.
@@ -55,9 +60,10 @@ class AnswerOptions:
     deadline_s: float | None = None
     documents: tuple[str, ...] | None = None
     reading: AskedReading = "auto"
-    memory: MemoryOptions = KEEP_EVERYTHING
+    memory: MemoryOptions = AS_NEEDED
     form: AnswerForm = "short"
     adapter: "Adapter | None" = None
+    heads: "RetainingHeads | None" = None
     reference: str | None = None
 
     def __post_init__(self) -> None:
@@ -189,6 +195,7 @@ class QA:
         Raises:
             InvalidOption: a question without a word.
             PromptTooLong: question and best passage do not fit the window; nothing has been generated.
+            InvalidMemory: a budget that the instructions alone use up.
             MemoryTooSmall: they can never fit the memory that the engine may use.
             DeadlineExceeded: the time was over before the first word. Later it ends the answer, whose
                 `finish_reason` is then `deadline`.
@@ -210,10 +217,11 @@ class QA:
             return
         reference = _reference(options, self._model)
         room = max(options.max_new_tokens, len(reference))
-        prompt = build_prompt(question, passages, self._model, room, options.reading, options.form)
+        prompt, memory = self._fitted(question, passages, room, options)
         clock.lap("prompt")
-        yield Retrieved(passages)  # behind the prompt: a question that cannot be served fails before any event
-        stream = self._engine.submit(_request(prompt, options, reference, clock))
+        request = _request(prompt, memory, options, reference, clock)
+        yield Retrieved(passages)  # behind the request: a question that cannot be served fails before any event
+        stream = self._engine.submit(request)
         cancellation.follow(stream)
         try:
             for piece in stream:
@@ -236,13 +244,51 @@ class QA:
             Answer(
                 text=written.text,
                 citations=tuple(citations),
-                usage=_usage(passages, prompt, options, generation, clock),
+                usage=_usage(passages, prompt, memory, options, generation, clock),
                 finish_reason=generation.finish_reason,
                 passages=prompt.used,
                 reference_nll=_mean(generation.continuation_nll[0]) if generation.continuation_nll else None,
                 well_formed=written.well_formed and len(quoted) == len(set(written.quotes)),
             )
         )
+
+    def _fitted(
+        self, question: str, passages: Sequence[Passage], room: int, options: AnswerOptions
+    ) -> tuple[Prompt, MemoryOptions]:
+        """The prompt, and how it is held. What a caller asks for stands. Where that is `auto`, nothing is thinned
+        that fits the window as it is to be read, and the budget; else all of it is read under a budget, and
+        passages are dropped only where not even that is possible."""
+        segments = encode_segments(question, passages, self._model, options.form)
+        window, chunk = self._model.window, self._engine.chunk_tokens
+
+        def fitted(memory: MemoryOptions) -> Prompt:
+            return segments.fitted(window, room, options.reading, memory=memory, chunk=chunk)
+
+        asked = options.memory
+        if not asked.auto:
+            return fitted(asked), asked
+        whole: Prompt | None = None
+        with suppress(PromptTooLong):  # thinned, it may yet fit
+            whole = fitted(KEEP_EVERYTHING)
+        if whole is not None and not whole.dropped and whole.tokens <= asked.budget_for(whole.tokens):
+            return whole, KEEP_EVERYTHING
+        chosen = choose(
+            asked,
+            window,
+            chunk,
+            shared=options.reading == "apart",
+            heads=options.heads is not None,
+            moves=self._engine.moves_entries,
+        )
+        try:
+            thinned = fitted(chosen)
+        except PromptTooLong:
+            if whole is None or asked.sized:
+                raise
+            return whole, KEEP_EVERYTHING
+        if thinned.dropped and whole is not None and not asked.sized:
+            return whole, KEEP_EVERYTHING
+        return thinned, chosen
 
 
 class _Clock:
@@ -272,21 +318,22 @@ class _Clock:
 
 
 def _request(
-    prompt: Prompt, options: AnswerOptions, reference: tuple[int, ...], clock: _Clock
+    prompt: Prompt, memory: MemoryOptions, options: AnswerOptions, reference: tuple[int, ...], clock: _Clock
 ) -> GenerationRequest:
     deadline_s = options.deadline_s
     if deadline_s is not None:
         if clock.elapsed() >= deadline_s:
             raise DeadlineExceeded(deadline_s)
         deadline_s -= clock.elapsed()
-    apart = prompt.reading == "apart"
-    # The instructions are a run too, unless a policy is to weigh them against the rest of one text.
-    shared = apart or options.memory.policy is None
+    apart, policy = prompt.reading == "apart", memory.policy
+    # The instructions are a run too, unless a policy is to weigh them against the rest of one text. One that moves
+    # entries needs them where they are: in them lie the tokens where attention rests.
+    shared = apart or policy is None or policy.compact
     return GenerationRequest(
         prefix=prompt.system if shared else (),
         passages=prompt.passages if apart else (),
         token_ids=prompt.question if apart else prompt.token_ids[len(prompt.system) if shared else 0 :],
-        memory=options.memory,
+        memory=memory,
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
         top_p=options.top_p,
@@ -295,6 +342,8 @@ def _request(
         deadline_s=deadline_s,
         continuations=(reference,) if reference else (),
         adapter=options.adapter,
+        catalyst=prompt.catalyst,
+        heads=options.heads if policy is not None and policy.learned else None,
     )
 
 
@@ -309,7 +358,12 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _usage(
-    passages: tuple[Passage, ...], prompt: Prompt, options: AnswerOptions, generation: Generation, clock: _Clock
+    passages: tuple[Passage, ...],
+    prompt: Prompt,
+    memory: MemoryOptions,
+    options: AnswerOptions,
+    generation: Generation,
+    clock: _Clock,
 ) -> Usage:
     return Usage(
         prompt_tokens=generation.prompt_tokens,
@@ -321,7 +375,7 @@ def _usage(
         reading=prompt.reading if prompt.used else "none",
         run_hits=generation.run_hits,
         run_misses=generation.run_misses,
-        memory_policy=options.memory.policy.name if options.memory.policy else "none",
+        memory_policy=memory.policy.name if memory.policy else "none",
         adapter=options.adapter.name if options.adapter else "none",
         memory=generation.memory,
     )

@@ -3,21 +3,27 @@
 from collections.abc import Callable
 
 import torch
+from torch.nn.functional import cross_entropy
 
+from refdesk.memory.allotment import Allotment
 from refdesk.memory.attention import Part
 from refdesk.memory.eviction import evict
-from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions
+from refdesk.memory.options import KEEP_EVERYTHING
+from refdesk.memory.policy import EvictionPolicy
+from refdesk.memory.retaining_heads import RetainingHeads
 from refdesk.memory.sequence import Sequence
 from refdesk.reader.adapter import Adapter
+
+_HELD_WHOLE = Allotment(KEEP_EVERYTHING, 0)
 
 
 class Reading:
     """`tokens` that go into `sequence`; `finished` gets the logits `[1, vocabulary]` behind the last of them, or
     with `keep_all` those behind each, when they are in.
 
-    `memory` thins the sequence as it says, `total` being the tokens that a rate divides, `parts` among how many
-    stretches a budget is divided, and `in_front` tokens that others hold and no budget is for. `generated`: the
-    token is one that was generated. `adapter`: what is added to the model that reads.
+    `allotment`: how much of them, or of a text that they are generated behind, is held; its policy thins all but
+    the local ones as they come. `generated`: how many tokens have been, these among them; 0 for a text. `catalyst`
+    and `heads` are what the policy asks for. `adapter`: what is added to the model that reads.
     """
 
     def __init__(
@@ -26,85 +32,116 @@ class Reading:
         tokens: tuple[int, ...],
         finished: Callable[[torch.Tensor], None],
         *,
-        memory: MemoryOptions = KEEP_EVERYTHING,
-        total: int = 0,
-        parts: int = 1,
-        in_front: int = 0,
-        generated: bool = False,
+        allotment: Allotment = _HELD_WHOLE,
+        generated: int = 0,
+        catalyst: tuple[int, ...] = (),
+        heads: RetainingHeads | None = None,
         keep_all: bool = False,
         adapter: Adapter | None = None,
     ) -> None:
         self.sequence = sequence
         self._tokens = tokens
         self._finished = finished
-        self._memory = memory
-        self._budget = self._memory.budget_for(total, parts) + in_front
-        self.generated = generated
-        self.adapter = adapter
+        self._policy = allotment.memory.policy
+        self._room = allotment.room(generated)
+        self._thinned = max(len(tokens) - allotment.local, 0)  # tokens in front of the local ones
+        self.generated = generated > 0
+        self._catalyst = catalyst
+        self._heads = heads
         self._keep_all = keep_all
+        self.adapter = adapter
         self._done = 0
-        self._chunk = 0
+        self._chunk: tuple[int, ...] = ()
         self._logits: list[torch.Tensor] = []
+        self._behind: torch.Tensor | None = None  # the logits behind what is done, where novelty is asked for
 
     @property
     def least(self) -> int:
         """The fewest tokens that must fit a chunk."""
-        return 1 if self._memory.policy is None else self._memory.policy.window
+        return 1 if self._policy is None else self._policy.window
 
     @property
     def left(self) -> int:
         """Tokens to read."""
         return len(self._tokens) - self._done
 
+    @property
+    def _thinning(self) -> EvictionPolicy | None:
+        """The policy, if what comes next may be evicted as the text is read."""
+        return None if self.generated or self._done >= self._thinned else self._policy
+
     def next_part(self, room: int, full: int) -> Part | None:
         """The next chunk of at most `room` tokens; None if they are too few. `full`: the size of a chunk where
-        there is room enough.
+        there is room enough. A catalyst's tokens come besides.
 
         What is evicted must not depend on what else the engine does: the last chunk holds the whole window that
         the policy observes, and a policy that evicts between chunks always gets full ones.
         """
-        policy = self._memory.policy
-        if policy is None or self.generated:
-            self._chunk = min(room, self.left)
-            if policy is None:
-                return Part(self.sequence, self._chunk) if self._chunk else None
-            self._make_room()
-            return Part(self.sequence, self._chunk, policy, accumulate=policy.accumulates)
-        chunk = min(max(full, policy.window) if policy.while_reading else room, self.left)
-        if 0 < self.left - chunk < policy.window:
-            chunk = self.left - policy.window
-        if not 0 < chunk <= room:
+        policy = self._thinning
+        if policy is None:
+            self._chunk = self._tokens[self._done : self._done + room]
+            if self._policy is None or not self.generated:
+                return Part(self.sequence, len(self._chunk)) if self._chunk else None
+            self._make_room(self._policy)
+            return Part(self.sequence, 1, self._policy, accumulate=self._policy.accumulates)
+        left = self._thinned - self._done
+        rows = min(max(full, policy.window) if policy.while_reading else room, left)
+        if 0 < left - rows < policy.window:
+            rows = left - policy.window
+        if not 0 < rows <= room:
             return None
-        self._chunk = chunk
-        observe = policy.window > 0 and (chunk == self.left or policy.while_reading)
-        return Part(self.sequence, chunk, policy, observe=observe)
+        self._chunk = self._tokens[self._done : self._done + rows]
+        aside = len(self._catalyst)
+        window = policy.window if rows == left or policy.while_reading else 0
+        return Part(self.sequence, rows + aside, policy, observe=aside or window, heads=self._heads)
 
     def chunk(self) -> tuple[int, ...]:
         """The tokens of the part that `next_part` gave."""
-        return self._tokens[self._done : self._done + self._chunk]
+        return self._chunk + (self._catalyst if self._thinning else ())
 
     def kept_rows(self) -> range:
         """The rows of the part whose logits are needed."""
-        if self._keep_all:
-            return range(self._chunk)
-        return range(self._chunk - 1, self._chunk) if self._chunk == self.left else range(0)
+        rows = len(self._chunk)
+        if self._keep_all or (self._thinning is not None and self._thinning.novel):
+            return range(rows)
+        return range(rows - 1, rows) if rows == self.left else range(0)
 
     def read(self, logits: torch.Tensor) -> None:
         """The part has been read; `logits` are those of `kept_rows`."""
-        self._done += self._chunk
-        self._logits.append(logits)
-        policy = self._memory.policy
-        if policy is not None and not self.generated and (not self.left or policy.while_reading):
-            evict(self.sequence, policy, self._budget)
+        policy = self._thinning
+        self._done += len(self._chunk)
+        if policy is not None:
+            self._thin(policy, logits)
+        if self._keep_all:
+            self._logits.append(logits)
         if not self.left:
-            self._finished(torch.cat(self._logits) if self._keep_all else logits)
+            self._finished(torch.cat(self._logits) if self._keep_all else logits[-1:])
 
-    def _make_room(self) -> None:
+    def _thin(self, policy: EvictionPolicy, logits: torch.Tensor) -> None:
+        self.sequence.forget(len(self._catalyst))
+        if policy.novel:
+            self._note_novelty(logits)
+        last = self._done == self._thinned
+        if last or policy.while_reading:
+            evict(self.sequence, policy, self._room, last=last)
+
+    def _note_novelty(self, logits: torch.Tensor) -> None:
+        """Of the chunk that has been read: its negative log-likelihood, in view of what was held."""
+        tokens = torch.tensor(self._chunk, device=logits.device)
+        if self._behind is None:  # nothing says how likely the first is
+            nll = cross_entropy(logits[:-1].float(), tokens[1:], reduction="none")
+            nll = torch.cat([nll.new_full((1,), float("inf")), nll])
+        else:
+            nll = cross_entropy(torch.cat([self._behind, logits[:-1]]).float(), tokens, reduction="none")
+        self._behind = logits[-1:]
+        slots = torch.from_numpy(self.sequence.latest_slots(len(self._chunk))).to(logits.device)
+        self.sequence.pool.novelty.view(-1)[slots] = nll
+
+    def _make_room(self, policy: EvictionPolicy) -> None:
         """Evict before another token would take more than a block a row above the budget."""
-        policy, sequence = self._memory.policy, self.sequence
-        if policy is None or not policy.while_decoding:
+        if not policy.while_decoding:
             return
-        size = sequence.pool.block_size
-        most = (-(-self._budget // size) + 1) * sequence.own.size
-        if int(sequence.blocks.sum()) + sequence.missing(1) > most:
-            evict(sequence, policy, self._budget)
+        sequence = self.sequence
+        most = (-(-self._room // sequence.pool.block_size) + 1) * sequence.own.size
+        if int(sequence.own_blocks.sum()) + sequence.missing(1) > most:
+            evict(sequence, policy, self._room)

@@ -8,7 +8,6 @@ from time import perf_counter
 import torch
 
 from refdesk.memory.attention import Part
-from refdesk.memory.options import KEEP_EVERYTHING
 from refdesk.memory.pool import BlockPool
 from refdesk.memory.runs import Run, RunKey, Runs
 from refdesk.memory.sequence import Sequence
@@ -139,10 +138,7 @@ class Scheduler:
     def _promises(self, request: GenerationRequest) -> tuple[int, int]:
         """The most blocks that a job will own while it reads, and afterwards, its continuations included."""
         slots, size = self._pool.shape.slots, self._pool.block_size
-        memory = KEEP_EVERYTHING if request.passages else request.memory
-        reading, after = memory.peak_blocks(
-            slots, size, len(request.token_ids), request.max_new_tokens, self._chunk_tokens
-        )
+        reading, after = request.layout.own.blocks(slots, size, request.max_new_tokens, self._chunk_tokens)
         forks = sum(slots * -(-(len(tokens) - 1) // size) for tokens in request.continuations)
         return reading, after + forks
 
@@ -162,7 +158,9 @@ class Scheduler:
     # Runs.
 
     def _run_blocks(self, key: RunKey) -> int:
-        return self._pool.shape.slots * -(-len(key.tokens) // self._pool.block_size)
+        """The most blocks that a run will own while it is read."""
+        reading, _ = key.allotment.blocks(self._pool.shape.slots, self._pool.block_size, 0, self._chunk_tokens)
+        return reading
 
     def _begin_readings(self) -> None:
         """Begin with the runs whose prefix is there, and with the prompts whose runs are."""
@@ -188,15 +186,15 @@ class Scheduler:
             for job in in_work.waiting:
                 job.runs.append(self._runs.hold(key))
 
+        request = in_work.waiting[0].request
         return Reading(
             sequence,
             key.tokens,
             finished,
-            memory=key.memory,
-            total=len(key.tokens),
-            parts=key.parts,
-            in_front=sequence.position,
-            adapter=in_work.waiting[0].request.adapter,
+            allotment=key.allotment,
+            catalyst=key.catalyst,
+            heads=request.heads,
+            adapter=request.adapter,
         )
 
     # One forward.
@@ -216,7 +214,7 @@ class Scheduler:
                 room = max(room - (0 if part is None else part.rows), 0)  # the first may have taken more
             if part is not None:
                 chosen.append((reading, part))
-        return sorted(chosen, key=lambda pair: pair[1].rows > 1 or pair[1].observe)
+        return sorted(chosen, key=lambda pair: not pair[1].single)
 
     def _wanted(self) -> Iterator[Reading]:
         """All that could be read now, in the order of admission; a run counts as that of the first who waits."""

@@ -7,8 +7,9 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 
-from refdesk.craft.adapter_folder import CARD, result, save_adapter
-from refdesk.craft.card import read_card
+from refdesk.craft.adapter_folder import save_adapter
+from refdesk.craft.card import CARD, read_card
+from refdesk.craft.course import result
 from refdesk.craft.encoding import encode_lesson
 from refdesk.craft.recipe import TrainingRecipe
 from refdesk.craft.training import Outcome, train

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refdesk.craft.encoding import EncodedLesson, encode_lesson
+from refdesk.craft.encoding import EncodedLesson, encode_lesson, encode_lessons
 from refdesk.craft.errors import InvalidLessons, LessonTooLong
 from refdesk.craft.lesson import Exercise, Lesson
 from refdesk.craft.recipe import TrainingRecipe
@@ -161,6 +161,61 @@ def test_an_exercise_is_as_likely_in_training_as_in_the_engine_by_itself(
     sums = np.bincount(encoded.exercises, training._nll(encoded).detach())
     assert (sums / np.bincount(encoded.exercises)).tolist() == pytest.approx(expected, abs=1e-4)
     training.attention.close()
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_the_question_can_stand_ahead_of_the_passages_too(reading: str, model: ReaderModel) -> None:
+    one = replace(lesson(reading, 3, 1), question_first=True)  # type: ignore[arg-type]
+    encoded = encode_lesson(one, model)
+    asked = one.exercises[0].question
+    plain = build_prompt(asked, one.passages, model, 256, one.reading)
+    prompt = build_prompt(asked, one.passages, model, 256, one.reading, question_first=True)
+    assert prompt.system[: len(plain.system)] == plain.system
+    assert asked in model.tokenizer.decode(prompt.system[len(plain.system) :])
+    answer = (*encode_answer(one.exercises[0].target, model), model.tokenizer.eos_token_id)
+    assert encoded.token_ids.tolist() == [*prompt.token_ids, *answer[:-1]]
+    # It is part of what everybody sees, and everything behind it stands so much later.
+    assert encoded.frame == len(prompt.system)
+    assert not encoded.groups[: encoded.frame].any()
+    assert encoded.positions[: encoded.frame].tolist() == list(range(encoded.frame))
+    lengths = [len(passage) for passage in prompt.passages]
+    behind = encoded.frame + (sum(lengths) if reading == "together" else max(lengths))
+    assert encoded.positions[encoded.groups < 0].tolist() == list(
+        range(behind, behind + len(prompt.question) + len(answer) - 1)
+    )
+    document = encoded.token_ids[encoded.document].tolist()
+    assert document == [token for passage in prompt.passages for token in passage]
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_lesson_knows_its_document_and_its_kind(reading: str, model: ReaderModel) -> None:
+    whole = lesson(reading, 3, 2)  # type: ignore[arg-type]
+    encoded = encode_lesson(whole, model)
+    prompt, _ = alone(whole.exercises[0], whole, model)
+    assert (encoded.frame, encoded.kind) == (len(prompt.system), reading)
+    document = encoded.token_ids[encoded.document].tolist()
+    assert document == [token for passage in prompt.passages for token in passage]
+    first = replace(whole, exercises=whole.exercises[:1], question_first=True)
+    assert encode_lesson(first, model).kind == "question_first"
+
+
+def test_the_question_of_one_of_several_exercises_cannot_be_first(model: ReaderModel) -> None:
+    with pytest.raises(InvalidLessons, match="question_first, and 2 exercises; expected one"):
+        encode_lesson(replace(lesson("together", 2, 2), question_first=True), model)
+
+
+def test_lessons_that_are_too_long_are_counted(tiny: Tiny) -> None:
+    model = tiny("llama", 512)
+    over_window = replace(lesson("together", 0, 1), passages=(passage("Long", "The desk. " * 200),))
+    lessons = [lesson("together", 1, 1), over_window, lesson("together", 2, 1), lesson("together", 1, 2)]
+    every, too_long = encode_lessons(lessons, model, 512)
+    assert ([len(one.token_ids) for one in every], too_long) == (
+        [len(encode_lesson(lessons[number], model).token_ids) for number in (0, 2, 3)],
+        1,
+    )
+    longest = len(every[0].token_ids)
+    kept, too_long = encode_lessons(lessons, model, longest)
+    assert ([len(one.token_ids) for one in kept], too_long) == ([longest], 3)
 
 
 def test_a_lesson_without_exercises_is_refused(model: ReaderModel) -> None:

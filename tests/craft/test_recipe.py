@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from refdesk.craft.errors import InvalidRecipe
-from refdesk.craft.recipe import DataRecipe, TrainingRecipe, changed
+from refdesk.craft.recipe import DataRecipe, HeadsRecipe, TrainingRecipe, changed
 
 BAD_DATA: list[tuple[str, list[Any]]] = [
     ("oracle_share", [-0.01, 1.01, math.nan]),
@@ -15,6 +15,22 @@ BAD_DATA: list[tuple[str, list[Any]]] = [
     ("ask_share", [-0.01, 1.01, math.nan]),
     ("distractors", [(), (-1,), (3, 100)]),
     ("most_exercises", [0, 1001]),
+    ("seed", [-1, 2**63]),
+]
+BAD_HEADS: list[tuple[str, list[Any]]] = [
+    ("inner", [0, 8193]),
+    ("smoothing", [-0.1, 101, math.nan]),
+    ("learning_rate", [0, 1.5, math.nan]),
+    ("weight_decay", [-0.1, 1.1]),
+    ("warmup", [-0.1, 1.1]),
+    ("batch", [0, 4097]),
+    ("epochs", [0, -1, 101]),
+    ("longest", [15, 10**6 + 1]),
+    ("question_share", [-0.1, 1.1, math.nan]),
+    ("validate_every", [0, 10**6 + 1]),
+    ("validation", [0, 10**6 + 1]),
+    ("patience", [0, 10**6 + 1]),
+    ("minutes", [0, -5, math.nan, math.inf]),
     ("seed", [-1, 2**63]),
 ]
 BAD_TRAINING: list[tuple[str, list[Any]]] = [
@@ -36,11 +52,15 @@ BAD_TRAINING: list[tuple[str, list[Any]]] = [
 
 @pytest.mark.parametrize(
     ("recipe", "name", "values"),
-    [(DataRecipe(), *bad) for bad in BAD_DATA] + [(TrainingRecipe(), *bad) for bad in BAD_TRAINING],
+    [
+        *((DataRecipe(), *bad) for bad in BAD_DATA),
+        *((TrainingRecipe(), *bad) for bad in BAD_TRAINING),
+        *((HeadsRecipe(), *bad) for bad in BAD_HEADS),
+    ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_value_out_of_range_is_refused_by_its_name(
-    recipe: DataRecipe | TrainingRecipe, name: str, values: list[Any]
+    recipe: DataRecipe | HeadsRecipe | TrainingRecipe, name: str, values: list[Any]
 ) -> None:
     for value in values:
         with pytest.raises(InvalidRecipe, match=f"^{name} is "):
@@ -49,6 +69,8 @@ def test_a_value_out_of_range_is_refused_by_its_name(
 
 def test_the_bounds_themselves_are_no_error() -> None:
     DataRecipe(oracle_share=0, distractors=(0, 99), apart_share=1, quote_share=0, ask_share=1, most_exercises=1)
+    HeadsRecipe(inner=1, smoothing=0, weight_decay=0, warmup=1, question_share=0, validation=1, minutes=0.01)
+    HeadsRecipe(inner=8192, smoothing=100, learning_rate=1, epochs=100, question_share=1)
     TrainingRecipe(rank=1, dropout=0.9, learning_rate=1e-8, warmup=0, batch=1, epochs=0.001, minutes=0.01)
     TrainingRecipe(rank=1024, weight_decay=1, warmup=1, longest=16, patience=1, validate_every=1, seed=2**63 - 1)
 
@@ -57,6 +79,7 @@ def test_a_setting_is_changed_by_name_and_the_others_stay() -> None:
     recipe = TrainingRecipe(rank=8, minutes=5.0)
     assert changed(recipe, {"batch": 4}) == TrainingRecipe(rank=8, minutes=5.0, batch=4)
     assert changed(recipe, {}) == recipe
+    assert changed(HeadsRecipe(inner=64), {"smoothing": 0.0}) == HeadsRecipe(inner=64, smoothing=0.0)
     assert changed(DataRecipe(seed=3), {"distractors": (1,)}) == DataRecipe(seed=3, distractors=(1,))
 
 
@@ -76,7 +99,7 @@ def test_an_unknown_name_is_refused_with_those_that_there_are(recipe: DataRecipe
     ],
 )
 def test_a_value_of_another_kind_is_refused_by_name(
-    recipe: DataRecipe | TrainingRecipe, name: str, value: Any
+    recipe: DataRecipe | HeadsRecipe | TrainingRecipe, name: str, value: Any
 ) -> None:
     with pytest.raises(InvalidRecipe, match=name):
         changed(recipe, {name: value})

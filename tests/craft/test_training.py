@@ -10,10 +10,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
+from refdesk.craft.course import Step
 from refdesk.craft.encoding import EncodedLesson, encode_lesson
 from refdesk.craft.errors import InvalidLessons, InvalidRecipe
 from refdesk.craft.recipe import TrainingRecipe
-from refdesk.craft.training import Outcome, Step, _height, _Training, train
+from refdesk.craft.training import Outcome, _height, _Training, train
 from refdesk.reader.model import ReaderModel
 from tests.craft.worlds import lesson
 
@@ -194,7 +195,7 @@ def test_killed_and_gone_on_with_is_never_killed(
     parts, rest = trained(fresh, tmp_path / "parts", recipe, dtype=dtype)
     saved = kill_at - kill_at % 2  # with the last validation
     assert [step.step for step in rest] == list(range(saved + 1, whole.steps + 1))
-    assert [(one.loss, one.losses) for one in rest] == [(one.loss, one.losses) for one in steps[saved:]]
+    assert [(one.loss, one.validation) for one in rest] == [(one.loss, one.validation) for one in steps[saved:]]
     assert_same(parts, whole)
 
 
@@ -274,7 +275,7 @@ def test_minutes_end_it_with_a_validation(fresh: Fresh, tmp_path: Path) -> None:
     assert 0.6 <= outcome.seconds < 5
     assert outcome.steps == len(steps) < 225
     assert [step for step, _ in outcome.curve] == [0, outcome.steps]
-    assert steps[-1].share == 1 and steps[-1].left_s == 0 and steps[-1].losses == outcome.curve[-1][1]
+    assert steps[-1].share == 1 and steps[-1].left_s == 0 and steps[-1].validation == outcome.curve[-1][1]
     assert [one.share for one in steps] == sorted(one.share for one in steps)
 
 
@@ -291,8 +292,8 @@ def test_the_steps_say_how_far_it_is(fresh: Fresh, tmp_path: Path) -> None:
     outcome, steps = trained(fresh, tmp_path, RECIPE)
     assert [one.step for one in steps] == list(range(1, outcome.steps + 1))
     for one in steps:
-        assert bool(one.losses) == (one.step % 2 == 0 or one.step == outcome.steps)
-    assert [0, *(one.step for one in steps if one.losses)] == [step for step, _ in outcome.curve]
+        assert bool(one.validation) == (one.step % 2 == 0 or one.step == outcome.steps)
+    assert [0, *(one.step for one in steps if one.validation)] == [step for step, _ in outcome.curve]
     for one in steps:
         assert one.left_s == pytest.approx(one.seconds * (1 - one.share) / one.share)
     assert (steps[-1].share, steps[-1].left_s) == (1, 0)

@@ -24,7 +24,8 @@ def bench(model: ReaderModel, budget: int = 512, max_new_tokens: int = 16) -> Wo
         found = [document for document in DOCUMENTS if sources is None or document.id in sources]
         return [Passage(d.id, d.title, d.text, 0, len(d.text), 1.0) for d in found[:k]]
 
-    return Workbench(model, budget, max_new_tokens, retrieve, corpus=lambda: {d.id: d for d in DOCUMENTS})
+    corpus = {document.id: document for document in DOCUMENTS}
+    return Workbench(model, budget, model.window, max_new_tokens, retrieve, lambda: corpus)
 
 
 def seen(name: str, workbench: Workbench, example: Example = EXAMPLE, k: int = 2) -> list[tuple[str, int, int]]:

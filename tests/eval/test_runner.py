@@ -179,6 +179,23 @@ def test_a_question_that_does_not_fit_the_window_is_told_and_the_others_are_answ
     assert second.values["f1"] is None
 
 
+@pytest.mark.parametrize("memory", [{"policy": "infinipot", "budget": 300}, {"policy": "auto"}])
+def test_what_does_not_fit_the_window_is_answered_where_memory_is_thinned(
+    memory: dict[str, Any], desk: SmallDesk, model: ReaderModel
+) -> None:
+    long = {"id": "long", "question": "Where?", "answers": ["here"], "documents": ["Somewhere. " * model.window]}
+    run = begin(desk, jsonl(ROWS[0], long, ROWS[1]), replace(SETTINGS, pipeline="full", memory=memory))
+    finish(desk, run)
+    assert [score.error for score in scores(desk, run)] == [None] * 3
+
+
+def test_a_budget_that_is_too_small_for_a_question_is_told_with_it(desk: SmallDesk) -> None:
+    memory = {"policy": "infinipot", "budget": 2}
+    run = begin(desk, jsonl(*ROWS[:2]), replace(SETTINGS, pipeline="full", memory=memory))
+    finish(desk, run)
+    assert all("budget is 2" in str(score.error) for score in scores(desk, run))
+
+
 def test_a_question_that_does_not_fit_the_memory_is_told_and_the_others_are_answered(
     desk: SmallDesk, model: ReaderModel
 ) -> None:

@@ -10,6 +10,8 @@ from refdesk.memory.policies.kv_compress import KVCompress
 from refdesk.memory.policies.snapkv import SnapKV
 from refdesk.memory.policy import EvictionPolicy
 from refdesk.memory.pool import BlockPool
+from refdesk.memory.retaining_heads import RetainingHeads
+from refdesk.memory.rotation import Rotation
 from refdesk.memory.runs import RunKey, Runs
 from refdesk.memory.sequence import Sequence
 from tests.memory.worlds import Read, Story, Turn, World, check_pool, shape
@@ -169,6 +171,42 @@ def test_what_is_observed_is_pooled_in_the_order_of_the_text(
         kept = story.own.kept[layer, head]
         expected = policy.score(story.own.positions[kept], attention[layer, head][..., kept])
         assert torch.allclose(found[layer, head, kept], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@both
+def test_retaining_heads_score_what_is_written_as_it_was_before_any_position(
+    kind: type[PagedAttention], dtype: torch.dtype
+) -> None:
+    """Methods 1.2.1 and 0.5: also one token alone, beside one that is generated, and behind others' entries."""
+    world = World(kind, shape(3, 2, 16, dtype), group=3)
+    frequencies = torch.tensor([1.0, 0.5, 0.1, 0.01, 0.001, 0.0, 0.3, 2.0])
+    world.pool.rotation = Rotation(frequencies)
+    down, up = (torch.randn(size, generator=torch.Generator().manual_seed(1)) for size in ((3, 160, 7), (3, 7, 2)))
+    heads = RetainingHeads("x", down, up)
+    front, other = world.story(), world.story()
+    world.read(Turn(front, 5), Turn(other, 9))
+    story = world.fork(front)
+    queries = []
+    for rows in (6, 1, 3):
+        read = world.read(Turn(other, 1), Turn(story, rows, heads=heads))
+        read.check(TOLERANCE[dtype])
+        queries.append(read.queries[1])
+    angle = story.own.positions[:, None] * frequencies
+
+    def unturned(vectors: torch.Tensor) -> torch.Tensor:
+        whole = torch.complex(vectors[..., :8].float(), vectors[..., 8:].float())
+        back = whole * torch.polar(torch.ones_like(angle), -angle)
+        return torch.cat([back.real, back.imag], -1)
+
+    query, key = unturned(torch.cat(queries, -2)), unturned(story.own.keys)
+    for layer in range(3):
+        for token in range(10):
+            seen = torch.cat([query[layer, :, :, token].flatten(), key[layer, :, token].flatten()])
+            seen = torch.cat([seen, story.own.values[layer, :, token].float().flatten()])
+            expected = torch.nn.functional.silu(seen @ down[layer]) @ up[layer]
+            assert torch.allclose(own_scores(story)[layer, :, token], expected, atol=2e-3)
+    assert (own_scores(other) == 0).all()
 
 
 @pytest.mark.parametrize("name", ["softcap", "s_aux"])

@@ -14,7 +14,7 @@ from refdesk.memory.policies.kv_compress import KVCompress
 from refdesk.memory.policies.random import Random
 from refdesk.memory.policies.snapkv import SnapKV
 from refdesk.memory.policies.streaming import Streaming
-from refdesk.memory.policy import EvictionPolicy
+from refdesk.memory.policy import Entries, EvictionPolicy
 from refdesk.memory.pool import BlockPool
 from refdesk.memory.sequence import Sequence
 from tests.memory.worlds import (
@@ -78,8 +78,8 @@ def test_evicting_equals_masking(kind: type[PagedAttention], policy: EvictionPol
     world.read(Turn(front, 6))
     story = world.fork(front)
     read_prompt(world, story, policy, 40)
-    for budget in (30, 20, 20, 12):
-        evict(story.sequence, policy, budget)
+    for room in (24, 14, 14, 6):
+        evict(story.sequence, policy, room)
         story.note_evictions()
         story.check()
         check_pool(world.pool, [front.sequence, story.sequence])
@@ -110,19 +110,19 @@ def test_what_is_held_stays_within_the_budget(policy: EvictionPolicy) -> None:
 
 
 @every
-def test_what_others_hold_counts_and_is_not_evicted(policy: EvictionPolicy) -> None:
+def test_what_others_hold_is_not_evicted(policy: EvictionPolicy) -> None:
     pool = BlockPool(shape(1, 2, 2), 100, 4)
     front = Sequence(pool)
     write(front, 10)
     front.cut(np.array([[10, 7]]))
     sequence = Sequence(pool, [front], 10)
     write(sequence, 30, torch.rand(1, 2, 30, generator=torch.Generator().manual_seed(1)))
-    evict(sequence, policy, 20)
+    evict(sequence, policy, 12)
     assert sequence.shared_entries.tolist() == front.own.tolist() == [[10, 7]]
     if policy.shared:
-        assert sequence.blocks.sum() == 5 * 2
+        assert sequence.own_blocks.sum() == 3 * 2
     else:
-        assert sequence.entries.tolist() == [[20, 20]]
+        assert sequence.own.tolist() == [[12, 12]]
     check_pool(pool, [front, sequence])
 
 
@@ -149,7 +149,7 @@ def test_no_head_is_emptied_that_has_nothing_in_front() -> None:
     sequence = scored([[0.1] * 9, [0.9] * 9], 4)
     fork = Sequence(sequence.pool, [sequence], 9)
     write(fork, 5)
-    evict(fork, BLOCKS, 4)
+    evict(fork, BLOCKS, 0)
     assert not fork.own.any() and not len(fork.own_ids())
     write(fork, 1)
     assert (fork.entries == 10).all()
@@ -272,8 +272,8 @@ class Odd(EvictionPolicy):
 
     name: ClassVar[str] = "odd"
 
-    def score(self, positions: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
-        return (positions % 2).float()
+    def rank(self, entries: Entries, room: int) -> torch.Tensor:
+        return (entries.positions % 2).float()
 
 
 def test_a_policy_of_one_s_own_needs_only_scores() -> None:

@@ -1,33 +1,35 @@
-"""Memory options: what is wrong is named, and what is promised is never exceeded."""
+"""Memory options: what is wrong is named, and every size is a budget that can be used."""
 
 from math import inf, nan
 from typing import Any
 
 import pytest
-import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from refdesk.memory.errors import InvalidMemory
-from refdesk.memory.eviction import evict
-from refdesk.memory.options import MemoryOptions, memory_options
+from refdesk.memory.options import AS_NEEDED, KEEP_EVERYTHING, MemoryOptions, memory_options
 from refdesk.memory.policies import POLICIES
+from refdesk.memory.policies.infinipot import InfiniPotQ
 from refdesk.memory.policies.kv_compress import KVCompress
+from refdesk.memory.policies.locret import Locret
 from refdesk.memory.policies.random import Random
 from refdesk.memory.policies.snapkv import SnapKV
 from refdesk.memory.policies.streaming import Streaming
 from refdesk.memory.policy import EvictionPolicy
-from refdesk.memory.pool import BlockPool
-from refdesk.memory.sequence import Sequence
-from tests.memory.worlds import check_pool, shape, write
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_nothing_asked_keeps_everything() -> None:
-    for asked in (None, {}, {"policy": "none"}):
-        assert memory_options(asked) == MemoryOptions()
-    assert MemoryOptions().budget_for(12_345) == 12_345
+def test_none_keeps_everything_and_nothing_asked_is_auto() -> None:
+    assert memory_options({"policy": "none"}) == KEEP_EVERYTHING
+    for asked in (None, {}, {"policy": "auto"}):
+        assert memory_options(asked) == AS_NEEDED != KEEP_EVERYTHING
+    for options in (KEEP_EVERYTHING, AS_NEEDED):
+        assert options.budget_for(12_345) == 12_345
+
+
+def test_auto_may_be_given_a_size() -> None:
+    assert memory_options({"policy": "auto", "budget": 64}) == MemoryOptions(budget=64, auto=True)
+    assert memory_options({"policy": "auto", "rate": 4}).budget_for(1000) == 240
 
 
 def test_a_budget_or_a_rate_alone_means_kv_compress() -> None:
@@ -55,6 +57,13 @@ def test_every_policy_can_be_asked_for_by_name(name: str) -> None:
         ({"queries": 8}, "needs a budget or a rate"),
         ({"policy": "none", "budget": 64}, "budget"),
         ({"policy": "none", "rate": 2}, "rate"),
+        ({"policy": "auto", "budget": 64, "rate": 2}, "not both"),
+        ({"policy": "auto", "budget": 0}, "budget is 0"),
+        ({"policy": "auto", "queries": 8}, "queries, but policy auto has no options"),
+        ({"policy": "locret", "budget": 64, "stabilizers": 100}, "stabilizers is 100; expected 0 to 99 percent"),
+        ({"policy": "locret_q", "budget": 64, "sinks": 4}, "known: stabilizers, local"),
+        ({"policy": "infinipot", "budget": 64, "novelty": 101}, "novelty is 101; expected 0 to 100 percent"),
+        ({"policy": "infinipot_q", "budget": 64, "local": -1}, "local is -1"),
         ({"policy": "none", "queries": 8, "pooling": 3}, "pooling, queries"),
         ({"policy": "snapkv", "budget": 64, "protected": 8}, "'protected' is unknown to snapkv"),
         ({"policy": "streaming", "budget": 64, "sinks": 8}, "'sinks'"),
@@ -108,7 +117,7 @@ def test_what_is_wrong_is_named(asked: dict[str, Any], named: str) -> None:
     st.dictionaries(
         st.sampled_from(["policy", "budget", "rate", "queries", "pooling", "first", "seed", "power", "x"]),
         st.one_of(
-            st.sampled_from(["none", *POLICIES]),
+            st.sampled_from(["none", "auto", *POLICIES]),
             st.none(),
             st.booleans(),
             st.integers(),
@@ -124,7 +133,7 @@ def test_anything_is_understood_or_refused(asked: dict[str, Any]) -> None:
         options = memory_options(asked)
     except InvalidMemory:
         return
-    assert (options.policy is None) == (asked.get("policy", "none" if not asked else "") == "none")
+    assert (options.policy is None) == (asked.get("policy", "" if asked else "auto") in ("none", "auto"))
 
 
 @pytest.mark.parametrize(
@@ -153,6 +162,8 @@ policies = st.one_of(
     st.builds(SnapKV, queries=st.integers(1, 200)),
     st.builds(Streaming, first=st.integers(0, 200)),
     st.builds(Random, keep_recent=st.integers(0, 200)),
+    st.builds(Locret, stabilizers=st.integers(0, 99), local=st.integers(0, 200)),
+    st.builds(InfiniPotQ, local=st.integers(0, 200)),
 )
 
 
@@ -162,61 +173,3 @@ def test_whatever_a_budget_is_it_has_room_for_what_is_kept_in_any_case(
 ) -> None:
     budget = MemoryOptions(policy, rate=rate).budget_for(tokens, parts)
     assert budget >= min(tokens, policy.sinks + policy.recent)
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    policies,
-    st.one_of(st.integers(0, 80), st.floats(1, 30)),
-    st.sampled_from([1, 3, 16, 24]),
-    st.integers(1, 400),
-    st.integers(1, 60),
-    st.sampled_from([1, 7, 64, 512]),
-    st.integers(0, 1000),
-)
-def test_no_more_blocks_are_used_than_promised(
-    policy: EvictionPolicy,
-    size: int | float,
-    block_size: int,
-    tokens: int,
-    new: int,
-    chunk: int,
-    seed: int,
-) -> None:
-    """Methods 2.2.6: a prompt in chunks, then an answer that evicts before another token would take more than a
-    block a row above the budget."""
-    least = max(policy.sinks + policy.recent, 1)
-    if isinstance(size, float):
-        options = MemoryOptions(policy, rate=size)
-    else:
-        options = MemoryOptions(policy, budget=least + size)
-    pool = BlockPool(shape(2, 2, 1), 4 * (tokens + new), block_size)
-    reading, after = options.peak_blocks(4, block_size, tokens, new, chunk)
-    sequence = Sequence(pool)
-    generator = torch.Generator().manual_seed(seed)
-
-    def read(rows: int) -> None:
-        write(sequence, rows, torch.rand(2, 2, rows, generator=generator))
-
-    for start in range(0, tokens, chunk):
-        read(min(chunk, tokens - start))
-        assert pool.used <= reading
-        if policy.while_reading:
-            evict(sequence, policy, options.budget_for(tokens))
-    evict(sequence, policy, options.budget_for(tokens))
-    assert pool.used <= after
-    for total in range(tokens + 1, tokens + new + 1):
-        budget = options.budget_for(total)
-        most = (-(-budget // block_size) + 1) * 4
-        if policy.while_decoding and int(sequence.blocks.sum()) + sequence.missing(1) > most:
-            evict(sequence, policy, budget)
-        read(1)
-        assert pool.used <= after
-    check_pool(pool, [sequence])
-
-
-@given(st.integers(1, 400), st.integers(0, 60), st.sampled_from([1, 16, 24]))
-def test_what_keeps_everything_is_promised_everything(tokens: int, new: int, block_size: int) -> None:
-    sequence = Sequence(BlockPool(shape(1, 3, 1), 3 * (tokens + new), block_size))
-    write(sequence, tokens + new)
-    assert MemoryOptions().peak_blocks(3, block_size, tokens, new, 64) == (sequence.pool.used, sequence.pool.used)

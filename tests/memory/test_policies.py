@@ -8,7 +8,9 @@ import torch
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.eviction import evict
 from refdesk.memory.policies import POLICIES
+from refdesk.memory.policies.infinipot import InfiniPot, InfiniPotQ
 from refdesk.memory.policies.kv_compress import KVCompress
+from refdesk.memory.policies.locret import Locret, LocretQ
 from refdesk.memory.policies.random import Random
 from refdesk.memory.policies.snapkv import SnapKV
 from refdesk.memory.policies.streaming import Streaming
@@ -116,6 +118,10 @@ def test_what_a_policy_keeps_in_any_case_is_its_option() -> None:
         SnapKV(): (0, 32, 32),
         Streaming(): (4, 0, 0),
         Random(): (0, 32, 0),
+        Locret(): (0, 0, 0),
+        LocretQ(): (0, 0, 0),
+        InfiniPot(): (0, 0, 0),
+        InfiniPotQ(): (0, 0, 0),
     }
     assert KVCompress(protected=8, queries=3).recent == 8
     assert KVCompress().while_decoding and not KVCompress(continual=False).while_decoding

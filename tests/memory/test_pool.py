@@ -73,7 +73,7 @@ def test_an_empty_pool_is_refused(blocks: int, block_size: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_bytes_of_a_block_are_those_of_its_tensors(dtype: torch.dtype) -> None:
     pool = BlockPool(shape(30, 3, 64, dtype), 7, 16)
-    stored = sum(store.nbytes for store in (pool.keys, pool.values, pool.positions, pool.scores))
+    stored = sum(store.nbytes for store in (pool.keys, pool.values, pool.positions, pool.scores, pool.novelty))
     assert pool.block_bytes * pool.blocks == stored
     assert pool.shape.slots == 90
 

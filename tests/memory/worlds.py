@@ -9,6 +9,7 @@ from refdesk.memory.attention import PagedAttention, Part
 from refdesk.memory.eviction import compact
 from refdesk.memory.policy import EvictionPolicy
 from refdesk.memory.pool import BlockPool, CacheShape
+from refdesk.memory.retaining_heads import RetainingHeads
 from refdesk.memory.sequence import Held, Sequence
 
 CPU = torch.device("cpu")
@@ -105,16 +106,23 @@ class Turn:
     policy: EvictionPolicy | None = None
     observe: bool = False
     accumulate: bool = False
+    heads: RetainingHeads | None = None
+
+    @property
+    def observed(self) -> int:
+        return self.policy.window if self.observe and self.policy else 0
 
 
 @dataclass(frozen=True)
 class Read:
     """Of one batch: the attention found, `[layers, rows, heads, head_dim]`, what plain full attention with evicted
-    entries masked gives, and for each part the probabilities `[layers, kv_heads, group, rows, n]`."""
+    entries masked gives, and for each part the probabilities `[layers, kv_heads, group, rows, n]` and the queries
+    `[layers, kv_heads, group, rows, head_dim]`."""
 
     out: torch.Tensor
     expected: torch.Tensor
     attention: list[torch.Tensor]
+    queries: list[torch.Tensor]
 
     def check(self, tolerance: float) -> None:
         assert self.out.shape == self.expected.shape
@@ -137,7 +145,7 @@ class World:
         copies: bool = False,
     ) -> None:
         self.pool = BlockPool(cache or shape(), blocks, block_size)
-        for store in (self.pool.keys, self.pool.values, self.pool.scores):
+        for store in (self.pool.keys, self.pool.values, self.pool.scores, self.pool.novelty):
             store.fill_(float("nan"))  # what nobody wrote must not be read
         self.pool.positions.fill_(-1)
         self.attention = kind(self.pool)
@@ -166,7 +174,8 @@ class World:
     def read(self, *turns: Turn) -> Read:
         """One forward."""
         parts = tuple(
-            Part(turn.story.sequence, turn.rows, turn.policy, turn.observe, turn.accumulate) for turn in turns
+            Part(turn.story.sequence, turn.rows, turn.policy, turn.observed, turn.accumulate, turn.heads)
+            for turn in turns
         )
         rows, kv_heads = sum(turn.rows for turn in turns), self.pool.shape.kv_heads
         dim, scaling = self.pool.shape.head_dim, self.pool.shape.head_dim**-0.5
@@ -182,7 +191,7 @@ class World:
                 keys.append(key.transpose(0, 1))
                 values.append(value.transpose(0, 1))
         query = torch.stack(queries).permute(0, 2, 3, 1, 4)
-        expected, attention, start = [], [], 0
+        expected, attention, asked, start = [], [], [], 0
         for turn in turns:
             stretch = slice(start, start + turn.rows)
             start += turn.rows
@@ -194,8 +203,9 @@ class World:
             turn.story.own = turn.story.own + new
             probabilities, result = full_attention(query[..., stretch, :], turn.story.everything(), scaling)
             attention.append(probabilities)
+            asked.append(query[..., stretch, :])
             expected.append(result)
-        return Read(torch.stack(out), torch.cat(expected, 1), attention)
+        return Read(torch.stack(out), torch.cat(expected, 1), attention, asked)
 
     def thin(self, story: Story, share: float) -> None:
         """Evict entries drawn by lot, others in every layer and head; the first stays."""

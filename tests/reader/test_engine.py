@@ -13,6 +13,7 @@ from transformers import MambaConfig, MambaForCausalLM
 from refdesk.memory.errors import UnsupportedAttention
 from refdesk.memory.options import MemoryOptions
 from refdesk.memory.policies.streaming import Streaming
+from refdesk.memory.policy import Entries
 from refdesk.reader.engine import Engine
 from refdesk.reader.errors import EngineClosed, InvalidOption, PromptTooLong
 from refdesk.reader.generation import GenerationRequest
@@ -124,7 +125,7 @@ def test_the_cost_counts_every_layer_and_head(tiny: Tiny) -> None:
     assert generation.completion_tokens == len(generation.token_ids)
     held = generation.prompt_tokens + generation.completion_tokens - 1
     assert generation.memory.peak_entries == held * 3 * 2
-    assert generation.memory.peak_bytes == -(-held // 16) * 6 * (16 * (2 * 16 * 4 + 8))
+    assert generation.memory.peak_bytes == -(-held // 16) * 6 * (16 * (2 * 16 * 4 + 12))
     assert min(generation.prefill_s, generation.decode_s) > 0
 
 
@@ -199,7 +200,7 @@ def test_a_deadline_ends_a_running_and_a_waiting_request(endless: ReaderModel) -
 class Broken(Streaming):
     """A policy that somebody wrote badly."""
 
-    def score(self, positions: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
+    def rank(self, entries: Entries, room: int) -> torch.Tensor:
         raise ZeroDivisionError
 
 

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from refdesk.memory.options import memory_options
+from refdesk.memory.policies import POLICIES
 from refdesk.reader.errors import InvalidOption, PromptTooLong
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
-from refdesk.reader.prompt import build_prompt
+from refdesk.reader.prompt import AskedReading, build_prompt, encode_segments
 
 Tiny = Callable[..., ReaderModel]
 
@@ -115,6 +117,48 @@ def test_both_readings_are_of_the_same_tokens_and_a_passage_is_the_same_at_every
     apart = build_prompt("where?", PASSAGES[::-1], model, 50, "apart")
     assert together.passages == apart.passages[::-1]
     assert (together.system, together.question) == (apart.system, apart.question)
+
+
+def test_the_question_stands_also_in_front_where_that_is_asked_for(tiny: Tiny) -> None:
+    model = tiny("llama", 8192)
+    usual = build_prompt("where?", PASSAGES, model, 50)
+    prompt = build_prompt("where?", PASSAGES, model, 50, question_first=True)
+    assert read(model, prompt.system) == read(model, usual.system) + "Question: where?\n\n"
+    assert (prompt.passages, prompt.question) == (usual.passages, usual.question)
+    assert prompt.tokens == len(prompt.token_ids) > usual.tokens
+    segments = encode_segments("where?", PASSAGES, model)
+    for name, ahead in (("locret_q", True), ("locret", False), ("infinipot_q", False)):
+        memory = memory_options({"policy": name, "budget": 500})
+        assert (segments.fitted(8192, 50, memory=memory, chunk=64).system == prompt.system) == ahead
+
+
+def test_the_catalyst_is_what_the_policy_wants(tiny: Tiny) -> None:
+    model = tiny("llama", 8192)
+    segments, found = encode_segments("where?", PASSAGES, model, "quote"), {}
+    for name in POLICIES:
+        memory = memory_options({"policy": name, "budget": 500})
+        found[name] = read(model, segments.fitted(8192, 50, memory=memory, chunk=64).catalyst)
+    assert {name for name, text in found.items() if text} == {"infinipot", "infinipot_q"}
+    assert found["infinipot"].startswith("Sum up")
+    assert found["infinipot_q"].startswith("Question: where?")
+
+
+@pytest.mark.parametrize("reading", ["together", "apart", "auto"])
+def test_what_a_compact_policy_thins_while_it_reads_fits_however_long_it_is(
+    reading: AskedReading, tiny: Tiny
+) -> None:
+    long = [passage(6, "A hall and a desk. " * 900), *PASSAGES]
+    segments = encode_segments("where is it?", long, tiny("llama", 512))
+    for name in ("locret", "locret_q", "infinipot", "infinipot_q"):
+        memory = memory_options({"policy": name, "budget": 256})
+        prompt = segments.fitted(512, 100, reading, memory=memory, chunk=64)
+        assert (prompt.used, prompt.dropped) == (tuple(long), ())
+        assert prompt.reading == ("together" if reading == "auto" else reading)
+    with pytest.raises(PromptTooLong):  # a chunk and the budget are more than the window
+        segments.fitted(512, 100, "together", memory=memory, chunk=300)
+    streaming = memory_options({"policy": "streaming", "budget": 256})
+    with pytest.raises(PromptTooLong):
+        segments.fitted(512, 100, reading, memory=streaming, chunk=64)
 
 
 def test_an_unknown_reading_is_refused(tiny: Tiny) -> None:

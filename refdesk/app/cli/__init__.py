@@ -15,6 +15,7 @@ from refdesk.app.cli.collections import collections
 from refdesk.app.cli.craft import craft
 from refdesk.app.cli.documents import documents
 from refdesk.app.cli.evaluation import evaluation
+from refdesk.app.cli.heads import heads
 from refdesk.app.cli.ingest import ingest
 from refdesk.app.cli.jobs import jobs
 from refdesk.app.cli.keys import keys
@@ -38,5 +39,5 @@ def main(context: click.Context, data: Path | None, database: str | None, model:
         context.obj = read_settings(os.environ, data=data, database=database, model=model)
 
 
-for command in (serve, ingest, ask, documents, collections, jobs, keys, evaluation, craft, adapters):
+for command in (serve, ingest, ask, documents, collections, jobs, keys, evaluation, craft, adapters, heads):
     main.add_command(command)

@@ -44,10 +44,12 @@ def ask(
 ) -> None:
     """Answer each QUESTION from the documents of a collection, with citations and what it cost."""
     with open_desk(settings) as desk:
+        chosen = desk.adapter(adapter, collection)
         answer_options = AnswerOptions(
             documents=documents or None,
             memory=memory_options(memory),
-            adapter=desk.adapter(adapter, collection),
+            adapter=chosen,
+            heads=desk.heads(chosen),
             **options,
         )
         qa = desk.qa(collection)

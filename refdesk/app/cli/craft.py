@@ -1,21 +1,19 @@
 """`refdesk craft`: make training data, and train an adapter on it."""
 
 import time
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from refdesk.app.adapters import AdapterEntry, get_adapter
 from refdesk.app.build import Desk
-from refdesk.app.cli.output import as_json, notes, open_desk, print_json, read_file
+from refdesk.app.cli.output import as_json, notes, open_desk, print_json, progress_bar, read_file
+from refdesk.app.cli.recipe_option import recipe_with, set_option
 from refdesk.app.craft import SHIPPED_SOURCES, CraftSettings, prepare, prepare_collection
 from refdesk.app.rest.adapter_messages import adapter_message
 from refdesk.app.settings import Settings
-from refdesk.craft.recipe import DataRecipe, TrainingRecipe, changed
+from refdesk.craft.recipe import DataRecipe, TrainingRecipe
 from refdesk.eval.runs import add_dataset
 from refdesk.eval.source_questions import TaskSource
 from refdesk.reader.errors import AdapterNotFound
@@ -26,11 +24,6 @@ _UNFINISHED = ("queued", "running")
 @click.group()
 def craft() -> None:
     """Train the model to answer from your documents: lessons first, then an adapter."""
-
-
-set_option = click.option(
-    "--set", "values", multiple=True, metavar="NAME=VALUE", help="A setting of docs/craft.md; may be repeated."
-)
 
 
 @craft.command("prepare")
@@ -60,8 +53,8 @@ def prepare_lessons(
         raise click.UsageError("expected one of --collection, --task or --shipped")
     if limit and not tasks:
         raise click.UsageError("--limit is of benchmarks that --task names")
-    recipe = changed(DataRecipe(), _parsed(values, DataRecipe()))
-    with open_desk(settings) as desk, _bar() as bar:
+    recipe = recipe_with(values, DataRecipe())
+    with open_desk(settings) as desk, progress_bar() as bar:
         line = bar.add_task("", total=None)
 
         def progress(stage: str, done: int, total: int) -> None:
@@ -106,7 +99,7 @@ def train(
             collection=collection,
             questions=questions,
             lessons=None if lessons is None else str(lessons.resolve()),
-            training=changed(TrainingRecipe(), _parsed(values, TrainingRecipe())),
+            training=recipe_with(values, TrainingRecipe()),
         )
         entry = _unfinished(desk, name)
         if entry is None:
@@ -133,7 +126,7 @@ def _unfinished(desk: Desk, name: str) -> AdapterEntry | None:
 
 
 def _watch(desk: Desk, entry: AdapterEntry) -> AdapterEntry:
-    with _bar() as bar:
+    with progress_bar() as bar:
         line = bar.add_task(entry.stage, total=entry.total)
         try:
             while (entry := get_adapter(desk.engine, entry.name)).state in _UNFINISHED:
@@ -144,33 +137,3 @@ def _watch(desk: Desk, entry: AdapterEntry) -> AdapterEntry:
             raise
         bar.update(line, description=entry.stage, completed=entry.done)
     return entry
-
-
-def _bar() -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), console=notes)
-
-
-def _parsed(given: tuple[str, ...], defaults: Any) -> dict[str, Any]:
-    """Values of the kind that the default has; what is no such value is left as text, and refused by the
-    recipe."""
-    values: dict[str, Any] = {}
-    for one in given:
-        name, equals, text = one.partition("=")
-        if not equals or not text:
-            raise click.BadParameter(f"{one!r}; expected NAME=VALUE", param_hint="--set")
-        if not hasattr(defaults, name):
-            known = ", ".join(field.name for field in fields(defaults))
-            raise click.BadParameter(f"unknown setting {name!r}; known: {known}", param_hint="--set")
-        default = getattr(defaults, name)
-        try:
-            if isinstance(default, tuple):
-                values[name] = tuple(int(part) for part in text.split(","))
-            elif isinstance(default, bool):
-                values[name] = {"true": True, "false": False}[text]
-            elif isinstance(default, int):
-                values[name] = int(text)
-            else:
-                values[name] = float(text)
-        except (KeyError, ValueError):
-            raise click.BadParameter(f"{one!r}; expected a value such as {default}", param_hint="--set") from None
-    return values

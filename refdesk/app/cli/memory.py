@@ -35,5 +35,5 @@ memory_option = click.option(
     multiple=True,
     callback=_parsed,
     metavar="NAME=VALUE",
-    help=f"How much the model holds of what it reads: {_SHAPE}; may be repeated. Everything by default.",
+    help=f"How much the model holds of what it reads: {_SHAPE}; may be repeated. All that fits, by default.",
 )

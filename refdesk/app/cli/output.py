@@ -12,6 +12,7 @@ import msgspec
 import structlog
 from click.core import ParameterSource
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from refdesk.app.build import Desk
 from refdesk.app.jobs import UnknownJob
@@ -93,6 +94,11 @@ def log_to_stderr(level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def progress_bar() -> Progress:
+    """How far something is, for people."""
+    return Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), console=notes)
 
 
 def print_json(value: Any) -> None:

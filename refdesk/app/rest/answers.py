@@ -46,7 +46,8 @@ class AnswersController(Controller):
         """
         qa = await anyio.to_thread.run_sync(desk.qa, data.collection)
         adapter = await anyio.to_thread.run_sync(desk.adapter, data.adapter, data.collection)
-        options = data.options(adapter)
+        heads = await anyio.to_thread.run_sync(desk.heads, adapter)
+        options = data.options(adapter, heads)
         cancellation = Cancellation()
         if not data.stream and "text/event-stream" not in (accept or ""):
             async with _for_as_long_as_connected(request, cancellation):

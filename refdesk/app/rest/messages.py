@@ -13,6 +13,7 @@ from refdesk.retriever.collections import Collection
 from refdesk.retriever.documents import Document
 
 if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
+    from refdesk.memory.retaining_heads import RetainingHeads
     from refdesk.reader.adapter import Adapter
 
 _DEFAULT = AnswerOptions()
@@ -37,7 +38,7 @@ class AnswerRequest(msgspec.Struct, forbid_unknown_fields=True):
     adapter: str | None = None
     stream: bool = False
 
-    def options(self, adapter: "Adapter | None") -> AnswerOptions:
+    def options(self, adapter: "Adapter | None", heads: "RetainingHeads | None") -> AnswerOptions:
         """Raises InvalidOption or InvalidMemory, naming the value and what was expected."""
         return AnswerOptions(
             k=self.k,
@@ -52,6 +53,7 @@ class AnswerRequest(msgspec.Struct, forbid_unknown_fields=True):
             memory=memory_options(self.memory),
             form=self.form,  # type: ignore[arg-type]  # likewise
             adapter=adapter,
+            heads=heads,
         )
 
 

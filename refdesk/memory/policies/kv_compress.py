@@ -59,9 +59,8 @@ class KVCompress(EvictionPolicy):
         """Scores that are used again go on being collected."""
         return self.continual
 
-    def score(self, positions: "torch.Tensor", attention: "torch.Tensor | None") -> "torch.Tensor":
+    def score(self, positions: "torch.Tensor", attention: "torch.Tensor") -> "torch.Tensor":
         """Equations 7 and 8, in float32: squares of small probabilities underflow in half precision."""
-        assert attention is not None
         per_head = attention.pow(self.power).sum(1)
         if self.pool_first:
             return self._pooled(per_head).sum(0)

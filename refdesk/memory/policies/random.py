@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from refdesk.memory.policy import EvictionPolicy
+from refdesk.memory.policy import Entries, EvictionPolicy
 
 if TYPE_CHECKING:  # requests name policies, and torch takes seconds to import
     import torch
@@ -29,9 +29,9 @@ class Random(EvictionPolicy):
         """Drawn once."""
         return False
 
-    def score(self, positions: "torch.Tensor", attention: "torch.Tensor | None") -> "torch.Tensor":
+    def rank(self, entries: Entries, room: int) -> "torch.Tensor":
         """Drawn anew at every eviction, the same for the same seed."""
         import torch
 
-        drawn = torch.rand(positions.shape, generator=torch.Generator().manual_seed(self.seed))
-        return drawn.to(positions.device)
+        drawn = torch.rand(entries.positions.shape, generator=torch.Generator().manual_seed(self.seed))
+        return drawn.to(entries.positions.device)

@@ -44,10 +44,9 @@ class SnapKV(EvictionPolicy):
         """The paper compresses the prompt only."""
         return False
 
-    def score(self, positions: "torch.Tensor", attention: "torch.Tensor | None") -> "torch.Tensor":
+    def score(self, positions: "torch.Tensor", attention: "torch.Tensor") -> "torch.Tensor":
         """Listing 1 of the paper, for one KV head."""
         from torch.nn.functional import avg_pool1d
 
-        assert attention is not None
         seen = attention.mean((0, 1))[None]
         return avg_pool1d(seen, self.pooling, 1, self.pooling // 2)[0]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from refdesk.memory.policy import EvictionPolicy
+from refdesk.memory.policy import Entries, EvictionPolicy
 
 if TYPE_CHECKING:  # requests name policies, and torch takes seconds to import
     import torch
@@ -24,6 +24,6 @@ class Streaming(EvictionPolicy):
         """The tokens where attention rests."""
         return self.first
 
-    def score(self, positions: "torch.Tensor", attention: "torch.Tensor | None") -> "torch.Tensor":
+    def rank(self, entries: Entries, room: int) -> "torch.Tensor":
         """The later, the better."""
-        return positions.float()
+        return entries.positions.float()

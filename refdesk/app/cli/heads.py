@@ -1,0 +1,106 @@
+"""`refdesk heads`: retaining heads, which know what to keep of a long text while it is read."""
+
+from pathlib import Path
+
+import click
+
+from refdesk.app.cli.output import (
+    as_json,
+    failing_clearly,
+    list_unless_told,
+    notes,
+    open_desk,
+    print_json,
+    progress_bar,
+)
+from refdesk.app.cli.recipe_option import recipe_with, set_option
+from refdesk.app.heads import HeadsEntry, heads_folder, list_heads, train_heads
+from refdesk.app.settings import Settings
+from refdesk.craft.recipe import HeadsRecipe
+
+_PARTS = 1000  # of the bar
+
+
+@click.group(invoke_without_command=True)
+@as_json
+@click.pass_context
+def heads(context: click.Context, /, as_json: bool) -> None:
+    """List retaining heads, or train some."""
+    list_unless_told(context, list_all)
+
+
+@heads.command("list")
+@as_json
+@click.pass_obj
+def list_all(settings: Settings, as_json: bool) -> None:
+    """Those that were trained here, the newest first, then the shipped ones."""
+    with failing_clearly():
+        found = list_heads(settings.data)
+    if as_json:
+        print_json([{"shipped": entry.shipped, **entry.card} for entry in found])
+        return
+    for entry in found:
+        click.echo(f"{entry.name}  {_facts(entry)}" + ("  shipped" if entry.shipped else ""))
+
+
+@heads.command()
+@click.argument("name_or_folder")
+@click.option(
+    "--lessons",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="What `craft prepare` wrote.",
+)
+@click.option(
+    "--adapter",
+    metavar="NAME",
+    help="The adapter that they are for; none: the model as it is.  [default: the service's]",
+)
+@set_option
+@as_json
+@click.pass_obj
+def train(
+    settings: Settings,
+    /,
+    name_or_folder: str,
+    lessons: Path,
+    adapter: str | None,
+    values: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Train retaining heads for the model. Interrupted or killed, the same command goes on with it."""
+    recipe = recipe_with(values, HeadsRecipe())
+    folder = heads_folder(settings.data, name_or_folder)
+    with open_desk(settings) as desk, progress_bar() as bar:
+        line = bar.add_task("read lessons", total=_PARTS)
+        try:
+            card = train_heads(
+                desk,
+                folder,
+                lessons,
+                adapter,
+                recipe,
+                lambda step: bar.update(
+                    line,
+                    description=f"loss {step.loss:.3g}, {step.left_s / 60:.0f} min left",
+                    completed=int(_PARTS * step.share),
+                ),
+            )
+        except KeyboardInterrupt:
+            notes.print("stopped; the same command goes on with it")
+            raise
+    if as_json:
+        print_json(card)
+        return
+    before, after = card["result"]["loss_before"], card["result"]["loss"]
+    click.echo(
+        f"{folder.name}: loss {before['all']:.3f} before, {after['all']:.3f} now;"
+        f" overlap {before['overlap']:.3f} before, {after['overlap']:.3f} now"
+    )
+
+
+def _facts(entry: HeadsEntry) -> str:
+    card = entry.card
+    adapter = f"adapter {card['adapter_name']}" if card["adapter_fingerprint"] else "no adapter"
+    found = card["result"]["loss"]
+    return f"for {card['base_name']}, {adapter}  loss {found['all']:.3f}, overlap {found['overlap']:.3f}"

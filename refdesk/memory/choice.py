@@ -1,0 +1,28 @@
+"""Which policy `auto` means."""
+
+from refdesk.memory.options import MemoryOptions
+from refdesk.memory.policies.infinipot import InfiniPot, InfiniPotQ
+from refdesk.memory.policies.kv_compress import KVCompress
+from refdesk.memory.policies.locret import Locret, LocretQ
+from refdesk.memory.policy import EvictionPolicy
+
+
+def choose(
+    asked: MemoryOptions, window: int, chunk: int, *, shared: bool, heads: bool, moves: bool
+) -> MemoryOptions:
+    """The best policy that can be had, with the size that `asked` names, or half of what a `chunk` leaves of the
+    `window`.
+
+    Locret where there are trained `heads`, else InfiniPot, which needs none. Either with the question in view,
+    unless what is read is `shared` with other questions. Where entries cannot be given other positions (`moves`),
+    KV-Compress: the best of those that leave them.
+    """
+    policy: EvictionPolicy
+    if not moves:
+        policy = KVCompress()
+    elif heads:
+        policy = Locret() if shared else LocretQ()
+    else:
+        policy = InfiniPot() if shared else InfiniPotQ()
+    budget = asked.budget if asked.sized else (window - chunk) // 2
+    return MemoryOptions(policy, budget, asked.rate)
