@@ -11,7 +11,7 @@ def choose(
     asked: MemoryOptions, window: int, chunk: int, *, shared: bool, heads: bool, moves: bool
 ) -> MemoryOptions:
     """The best policy that can be had, with the size that `asked` names, or half of what a `chunk` leaves of the
-    `window`.
+    `window`, at least a quarter of it.
 
     Locret where there are trained `heads`, else InfiniPot, which needs none. Either with the question in view,
     unless what is read is `shared` with other questions. Where entries cannot be given other positions (`moves`),
@@ -24,5 +24,5 @@ def choose(
         policy = Locret() if shared else LocretQ()
     else:
         policy = InfiniPot() if shared else InfiniPotQ()
-    budget = asked.budget if asked.sized else (window - chunk) // 2
+    budget = asked.budget if asked.sized else max(window - chunk, window // 2) // 2
     return MemoryOptions(policy, budget, asked.rate)

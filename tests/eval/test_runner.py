@@ -200,7 +200,7 @@ def test_a_question_that_does_not_fit_the_memory_is_told_and_the_others_are_answ
     desk: SmallDesk, model: ReaderModel
 ) -> None:
     desk.reader[1].close()
-    desk._small = (model, Engine(model, memory_bytes=640 * 6 * 136))  # 640 tokens
+    desk._small = (model, Engine(model, memory_bytes=640 * 6 * 140))  # 640 tokens
     words = 800 // len(model.tokenizer.encode("Somewhere. "))
     long = {"id": "long", "question": "Where?", "answers": ["here"], "documents": ["Somewhere. " * words]}
     run = begin(desk, jsonl(ROWS[0], long, ROWS[1]), replace(SETTINGS, pipeline="full"))

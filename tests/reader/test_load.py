@@ -21,7 +21,7 @@ from refdesk.reader.stream import Stream
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 Tiny = Callable[..., ReaderModel]
-BLOCK_BYTES = 16 * (2 * 16 * 4 + 8)
+BLOCK_BYTES = 16 * (2 * 16 * 4 + 12)
 CEILING = 40 * 6 * BLOCK_BYTES  # 640 tokens; the largest requests below take 500
 THREADS = 12
 MEMORIES: list[dict[str, Any]] = [
@@ -30,7 +30,9 @@ MEMORIES: list[dict[str, Any]] = [
     {"budget": 48, "protected": 16},
     {"rate": 2, "protected": 8},
     {"policy": "streaming", "budget": 40},
-    {"policy": "snapkv", "budget": 48, "queries": 32},
+    {"policy": "snapkv", "budget": 64, "queries": 32},
+    {"policy": "infinipot", "budget": 64},
+    {"policy": "infinipot", "rate": 2, "novelty": 0},
     {"policy": "random", "budget": 64},
 ]
 
@@ -43,6 +45,7 @@ def mixed(count: int, seed: int) -> list[GenerationRequest]:
         return tuple(rng.randrange(3, 256) for _ in range(rng.randint(least, most)))
 
     prefixes, passages = [(), text(18, 18)], [text(20, 70) for _ in range(6)]
+    memories = [memory_options(memory) for memory in MEMORIES]
     return [
         GenerationRequest(
             text(1, 20) if runs else text(1, 200),
@@ -51,7 +54,8 @@ def mixed(count: int, seed: int) -> list[GenerationRequest]:
             continuations=tuple(text(1, 9) for _ in range(rng.choice([0, 0, 1, 3]))),
             prefix=rng.choice(prefixes),
             passages=tuple(rng.sample(passages, runs)),
-            memory=memory_options(rng.choice(MEMORIES)),
+            memory=(memory := rng.choice(memories)),
+            catalyst=text(7, 7) if memory.policy is not None and memory.policy.catalyst != "none" else (),
         )
         for runs in (rng.choice([0, 0, 1, 3, 5]) for _ in range(count))
     ]

@@ -1,5 +1,6 @@
 """`refdesk ask`: one question, answered on the terminal."""
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import click
@@ -44,14 +45,9 @@ def ask(
 ) -> None:
     """Answer each QUESTION from the documents of a collection, with citations and what it cost."""
     with open_desk(settings) as desk:
+        answer_options = AnswerOptions(documents=documents or None, memory=memory_options(memory), **options)
         chosen = desk.adapter(adapter, collection)
-        answer_options = AnswerOptions(
-            documents=documents or None,
-            memory=memory_options(memory),
-            adapter=chosen,
-            heads=desk.heads(chosen),
-            **options,
-        )
+        answer_options = replace(answer_options, adapter=chosen, heads=desk.heads(chosen))
         qa = desk.qa(collection)
         for question in questions:
             if len(questions) > 1 and not as_json:
