@@ -39,7 +39,8 @@ eval: $(STAMP)  ## every baseline on the benchmarks of REFDESK_SHARED_DATA, in a
 weights: $(STAMP)  ## the shipped adapter, from the data of REFDESK_SHARED_DATA, in about two hours on two cores; resumable
 	test -f .craft/lessons/card.json || $(BIN)/refdesk --data .craft craft prepare .craft/lessons --shipped
 	test -f .craft/adapters/shipped/card.json || \
-		$(BIN)/refdesk --data .craft craft train shipped --lessons .craft/lessons --set longest=3500 --set minutes=90
+		$(BIN)/refdesk --data .craft craft train shipped --lessons .craft/lessons --start none \
+			--set batch=48 --set validate_every=120 --set minutes=80
 	mkdir -p refdesk/weights/craft
 	cp .craft/adapters/shipped/* refdesk/weights/craft/
 

@@ -1,5 +1,6 @@
 """Adapters by name: the one that is shipped, and those that were trained here."""
 
+import hashlib
 import re
 import shutil
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -140,6 +142,17 @@ def delete_adapter(engine: Engine, name: str, folders: list[Path]) -> AdapterEnt
             shutil.rmtree(folder, ignore_errors=True)
         connection.execute(delete(schema.job).where(_job.id == entry.job_id))
     return entry
+
+
+def craft_folder(data: Path, entry: AdapterEntry) -> Path:
+    """Where an adapter in work keeps its lessons and its checkpoint. Other settings never find those of these."""
+    digest = hashlib.sha256(msgspec.json.encode(entry.settings, order="deterministic")).hexdigest()[:8]
+    return data / "craft" / f"{entry.name}@{digest}"
+
+
+def craft_folders(data: Path, name: str) -> list[Path]:
+    """All that work on an adapter of this name may have left."""
+    return sorted((data / "craft").glob(f"{name}@*"))
 
 
 def _shipped() -> list[AdapterEntry]:

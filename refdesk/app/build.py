@@ -16,11 +16,12 @@ from refdesk.app.adapters import (
     NONE,
     SHIPPED,
     AdapterEntry,
+    craft_folders,
     delete_adapter,
     get_adapter,
     shipped_adapter,
 )
-from refdesk.app.craft import Crafting, CraftSettings, craft_folders, start_training
+from refdesk.app.craft import Crafting, CraftSettings, start_training
 from refdesk.app.evaluation import Evaluation, start_runs
 from refdesk.app.heads import HeadsEntry, find_heads
 from refdesk.app.ingestion import Ingestion
@@ -227,7 +228,8 @@ class Desk:
         """Remove an adapter everywhere. Raises AdapterNotFound, AdapterBusy."""
         if name == self.settings.adapter:
             raise AdapterBusy(f"adapter {name!r} is the service's own (REFDESK_ADAPTER); choose another one first")
-        entry = delete_adapter(self.engine, name, [self.adapter_folder(name), *craft_folders(self, name)])
+        folders = [self.adapter_folder(name), *craft_folders(self.settings.data, name)]
+        entry = delete_adapter(self.engine, name, folders)
         with self._loading_reader:
             self._adapters.pop(entry.job_id or name, None)
 

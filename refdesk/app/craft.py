@@ -1,6 +1,5 @@
 """CRAFT: lessons out of benchmarks or of a collection, and the jobs that train adapters on them."""
 
-import hashlib
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from refdesk.app.adapters import (
     add_adapter,
     begin_again,
     check_name,
+    craft_folder,
     find_adapter,
     get_adapter,
     note_card,
@@ -86,12 +86,14 @@ _PARTS = 1000  # of a job, which counts thousandths
 @dataclass(frozen=True)
 class CraftSettings:
     """What to train an adapter on: a `collection`, of which so many `questions` are made, an uploaded `dataset` by
-    its id, or a folder of `lessons` that `prepare` wrote."""
+    its id, or a folder of `lessons` that `prepare` wrote. `start`: the adapter that it begins as, None for the
+    service's own where the rank is the same, `none` for none."""
 
     dataset: str | None = None
     collection: str | None = None
     questions: int = 1000
     lessons: str | None = None
+    start: str | None = None
     data: DataRecipe = field(default_factory=DataRecipe)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
 
@@ -256,17 +258,6 @@ def _write(
     return card
 
 
-def craft_folder(desk: Desk, entry: AdapterEntry) -> Path:
-    """Where an adapter in work keeps its lessons and its checkpoint. Other settings never find those of these."""
-    digest = hashlib.sha256(msgspec.json.encode(entry.settings, order="deterministic")).hexdigest()[:8]
-    return desk.settings.data / "craft" / f"{entry.name}@{digest}"
-
-
-def craft_folders(desk: Desk, name: str) -> list[Path]:
-    """All that work on an adapter of this name may have left."""
-    return sorted((desk.settings.data / "craft").glob(f"{name}@*"))
-
-
 def start_training(engine: Engine, name: str, wanted: CraftSettings) -> AdapterEntry:
     """Queue the training of an adapter. One that failed or was cancelled, asked for again with the same settings,
     is gone on with.
@@ -333,10 +324,11 @@ class Crafting:
         self.desk.warm()  # its libraries cannot be imported while those of training are
         entry = adapter_of_job(self.desk.engine, job.id)
         wanted = msgspec.convert(entry.settings, CraftSettings)
-        folder = craft_folder(self.desk, entry)
+        folder = craft_folder(self.desk.settings.data, entry)
         if entry.ready:  # stopped between the last two steps
             shutil.rmtree(folder, ignore_errors=True)
             return
+        start = self._start(wanted)
         lessons = folder if wanted.lessons is None else Path(wanted.lessons)
         if not (lessons / CARD).is_file():
             try:
@@ -346,9 +338,17 @@ class Crafting:
             except EngineClosed as error:
                 raise Stopping from error
         progress("load", job.done)
-        card = self._train(entry.name, lessons, wanted.training, folder / CHECKPOINT, progress)
+        card = self._train(entry.name, lessons, wanted.training, start, folder / CHECKPOINT, progress)
         note_card(self.desk.engine, job.id, card)
         shutil.rmtree(folder, ignore_errors=True)  # it holds the text of passages
+
+    def _start(self, wanted: CraftSettings) -> "Adapter | None":
+        start, rank = self.desk.adapter(wanted.start), wanted.training.rank
+        if start is None or start.ranks == {rank}:
+            return start
+        if wanted.start is None:
+            return None
+        raise InvalidRecipe(f"start is {wanted.start!r}, of rank {max(start.ranks)}; expected one of rank {rank}")
 
     def _prepare(self, wanted: CraftSettings, folder: Path, progress: Progress) -> None:
         if wanted.collection is not None:
@@ -357,7 +357,13 @@ class Crafting:
             prepare_dataset(self.desk, wanted.dataset, wanted.data, folder, progress)
 
     def _train(
-        self, name: str, lessons: Path, recipe: TrainingRecipe, checkpoint: Path, progress: JobProgress
+        self,
+        name: str,
+        lessons: Path,
+        recipe: TrainingRecipe,
+        start: "Adapter | None",
+        checkpoint: Path,
+        progress: JobProgress,
     ) -> dict[str, Any]:
         from refdesk.craft.adapter_folder import save_adapter
         from refdesk.craft.course import result
@@ -372,13 +378,14 @@ class Crafting:
         def report(step: "Step") -> None:
             progress(f"loss {step.loss:.3g}, {step.left_s / 60:.0f} min left"[:32], int(_PARTS * step.share))
 
-        outcome = train(model, learned, held, recipe, checkpoint, report)
+        outcome = train(model, learned, held, recipe, checkpoint, report, start)
         card = {
             "name": name,
             "base_name": model.name,
             "base_fingerprint": model.fingerprint,
             "dtype": str(model.dtype).removeprefix("torch."),
             "recipe": asdict(recipe),
+            "start": {"name": start.name, "fingerprint": start.fingerprint} if start else None,
             "result": result(outcome),
             "lessons_too_long": too_long + held_too_long,
             "data": data,

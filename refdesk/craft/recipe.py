@@ -62,7 +62,7 @@ class TrainingRecipe:
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
-    learning_rate: float = 4e-4
+    learning_rate: float = 1e-3
     weight_decay: float = 0.0
     warmup: float = 0.05
     batch: int = 32

@@ -13,7 +13,9 @@ from peft import LoraConfig, get_peft_model
 from refdesk.craft.attention import LessonAttention
 from refdesk.craft.course import Course, Learned, Report, check_lessons
 from refdesk.craft.encoding import EncodedLesson
+from refdesk.craft.errors import InvalidRecipe
 from refdesk.craft.recipe import TrainingRecipe
+from refdesk.reader.adapter import Adapter
 from refdesk.reader.model import ReaderModel
 
 _CLIP = 1.0  # of the gradient's norm
@@ -34,16 +36,19 @@ def train(
     recipe: TrainingRecipe,
     checkpoint: Path,
     report: Report = lambda step: None,
+    start: Adapter | None = None,
 ) -> Outcome:
-    """Train an adapter for `model`, which must be loaded to be trained and is changed. What `checkpoint` holds of
-    an earlier call with the same recipe is gone on with; it is left behind, for the caller to delete.
+    """Train an adapter for `model`, which must be loaded to be trained and is changed. It begins as `start`, if
+    that is given. What `checkpoint` holds of an earlier call with the same recipe is gone on with; it is left
+    behind, for the caller to delete.
 
     Raises:
         InvalidLessons: there is nothing to train on, or nothing to validate with.
-        InvalidRecipe: the checkpoint is of another recipe, other lessons or another model.
+        InvalidRecipe: the checkpoint is of another recipe, other lessons, another model or another start; or the
+            start is of another rank or for other layers.
     """
     check_lessons(lessons, validation, recipe)
-    training = _Training(model, lessons, validation, recipe, checkpoint)
+    training = _Training(model, lessons, validation, recipe, checkpoint, start)
     try:
         training.run(report)
         return training.outcome()
@@ -62,6 +67,7 @@ class _Training(Course):
         validation: Sequence[EncodedLesson],
         recipe: TrainingRecipe,
         checkpoint: Path,
+        start: Adapter | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self._config = LoraConfig(
@@ -79,10 +85,15 @@ class _Training(Course):
         self.attention = LessonAttention(model.model)
         self._weights = {name: p for name, p in self._peft.named_parameters() if p.requires_grad}
         exact = {name: p.detach().float().clone() for name, p in self._weights.items()}
+        identity = model.fingerprint
+        if start is not None:
+            _copy(start, exact, recipe)
+            identity = f"{identity} {start.fingerprint}"
         for weight in exact.values():
             weight.grad = torch.zeros_like(weight)
         optimizer = torch.optim.AdamW(exact.values(), weight_decay=recipe.weight_decay)
-        super().__init__(lessons, validation, recipe, checkpoint, exact, optimizer, model.fingerprint)
+        super().__init__(lessons, validation, recipe, checkpoint, exact, optimizer, identity)
+        self._use(exact)
 
     def outcome(self) -> Outcome:
         """What it came to."""
@@ -161,6 +172,19 @@ def _height(share: float, warmup: float) -> float:
     if share < warmup:
         return max(share, 0.01 * warmup) / warmup
     return _FLOOR + (1 - _FLOOR) * (1 + math.cos(math.pi * (share - warmup) / max(1 - warmup, 1e-9))) / 2
+
+
+def _copy(start: Adapter, exact: dict[str, torch.Tensor], recipe: TrainingRecipe) -> None:
+    """Have the weights begin as those of an adapter."""
+    for path, (a, b) in start.pairs.items():
+        for half, values in (("A", a), ("B", b / (recipe.alpha / recipe.rank))):
+            weight = exact.get(f"base_model.model.{path}.lora_{half}.default.weight")
+            if weight is None or weight.shape != values.shape:
+                raise InvalidRecipe(
+                    f"the training begins with adapter {start.name!r}, which has rank {len(a)} at {path}; expected"
+                    f" a layer that is trained, and rank {recipe.rank}"
+                )
+            weight.copy_(values)
 
 
 def _saved_name(name: str) -> str:

@@ -48,6 +48,11 @@ class Adapter:
     base_fingerprint: str = field(compare=False)
     pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]] = field(compare=False, repr=False)
 
+    @property
+    def ranks(self) -> set[int]:
+        """Of its pairs."""
+        return {len(a) for a, _ in self.pairs.values()}
+
     def check_fits(self, model: "ReaderModel") -> None:
         """Raise AdapterMismatch unless `model` can run it."""
         _check_model(self.name, self.base_name, self.base_fingerprint, model)

@@ -15,6 +15,7 @@ from refdesk.craft.encoding import EncodedLesson, encode_lesson
 from refdesk.craft.errors import InvalidLessons, InvalidRecipe
 from refdesk.craft.recipe import TrainingRecipe
 from refdesk.craft.training import Outcome, _height, _Training, train
+from refdesk.reader.adapter import Adapter
 from refdesk.reader.model import ReaderModel
 from tests.craft.worlds import lesson
 
@@ -205,6 +206,39 @@ def assert_same(one: Outcome, other: Outcome) -> None:
     assert all(torch.equal(one.state[name], tensor) for name, tensor in other.state.items())
     assert (one.curve, one.best_step) == (other.curve, other.best_step)
     assert (one.steps, one.exercises, one.tokens) == (other.steps, other.exercises, other.tokens)
+
+
+def as_adapter(outcome: Outcome, recipe: TrainingRecipe) -> Adapter:
+    """What was trained, as it is loaded."""
+    scale = recipe.alpha / recipe.rank
+    pairs = {
+        name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"): (
+            a,
+            outcome.state[name.replace("lora_A", "lora_B")] * scale,
+        )
+        for name, a in outcome.state.items()
+        if "lora_A" in name
+    }
+    return Adapter("first", "0123", "tiny", "4567", pairs)
+
+
+def test_it_begins_where_another_training_ended(fresh: Fresh, tmp_path: Path) -> None:
+    first, _ = trained(fresh, tmp_path / "first", RECIPE)
+    model = fresh()
+    some = (lessons_of(model), lessons_of(model, 3, first=20))
+    recipe = replace(RECIPE, alpha=4.0, seed=5)
+    second = train(model, *some, recipe, tmp_path / "second.pt", start=as_adapter(first, RECIPE))
+    assert second.curve[0][1] == pytest.approx(dict(first.curve)[first.best_step], abs=1e-5)
+    with pytest.raises(InvalidRecipe, match="another recipe, other lessons or another model"):
+        train(fresh(), *some, recipe, tmp_path / "second.pt")
+
+
+def test_it_does_not_begin_with_an_adapter_of_another_rank(fresh: Fresh, tmp_path: Path) -> None:
+    first, _ = trained(fresh, tmp_path / "first", replace(RECIPE, epochs=0.01))
+    model = fresh()
+    recipe = replace(RECIPE, rank=8)
+    with pytest.raises(InvalidRecipe, match=r"'first', which has rank 4 at .*expected a layer .* and rank 8"):
+        train(model, lessons_of(model), lessons_of(model), recipe, tmp_path / "x", start=as_adapter(first, RECIPE))
 
 
 def test_killed_at_every_step_it_still_ends_the_same(fresh: Fresh, tmp_path: Path) -> None:

@@ -78,6 +78,9 @@ def prepare_lessons(
 @click.option("--dataset", type=click.Path(path_type=Path, dir_okay=False), help="Questions of your own, JSONL.")
 @click.option("--collection", "-c", help="Make questions out of a collection first.")
 @click.option("--questions", type=int, default=1000, show_default=True, help="How many, of a collection.")
+@click.option(
+    "--start", metavar="NAME", help="The adapter to begin with: by default the service's; none for none."
+)
 @set_option
 @as_json
 @click.pass_obj
@@ -89,6 +92,7 @@ def train(
     dataset: Path | None,
     collection: str | None,
     questions: int,
+    start: str | None,
     values: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -99,6 +103,7 @@ def train(
             collection=collection,
             questions=questions,
             lessons=None if lessons is None else str(lessons.resolve()),
+            start=start,
             training=recipe_with(values, TrainingRecipe()),
         )
         entry = _unfinished(desk, name)

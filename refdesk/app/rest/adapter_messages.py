@@ -15,12 +15,14 @@ _DEFAULT = CraftSettings()
 
 class AdapterRequest(msgspec.Struct, forbid_unknown_fields=True):
     """An adapter to train on a `collection`, or on an uploaded `dataset`. `questions`: to make of its passages;
+    `start`: the adapter that it begins as, null for the service's own where the rank is the same, `none` for none;
     `data` and `training`: settings of docs/craft.md by name, in place of the defaults."""
 
     name: str
     collection: str | None = None
     dataset: str | None = None
     questions: int = _DEFAULT.questions
+    start: str | None = None
     data: dict[str, Any] = {}
     training: dict[str, Any] = {}
 
@@ -30,6 +32,7 @@ class AdapterRequest(msgspec.Struct, forbid_unknown_fields=True):
             collection=self.collection,
             dataset=self.dataset,
             questions=self.questions,
+            start=self.start,
             data=changed(DataRecipe(), self.data),
             training=changed(TrainingRecipe(), self.training),
         )
