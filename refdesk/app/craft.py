@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import Engine
 
 from refdesk.app.adapters import (
+    NONE,
     AdapterEntry,
     adapter_of_job,
     add_adapter,
@@ -268,6 +269,7 @@ def start_training(engine: Engine, name: str, wanted: CraftSettings) -> AdapterE
         UnknownDataset, InvalidDataset: no such data set, or no question in it can be trained on.
         InvalidLessons: no lessons in that folder.
         AdapterExists: the name is taken.
+        AdapterNotFound: no adapter of that name to start with.
         UnknownCollection: no such collection.
     """
     check_name(name)
@@ -280,6 +282,8 @@ def start_training(engine: Engine, name: str, wanted: CraftSettings) -> AdapterE
         raise InvalidRecipe("training needs peft, which is not installed: pip install 'refdesk[train]'")
     if sum(source is not None for source in (wanted.collection, wanted.dataset, wanted.lessons)) != 1:
         raise InvalidRecipe("expected one of a collection, a dataset or lessons to train on")
+    if wanted.start not in (None, NONE) and not get_adapter(engine, wanted.start).ready:
+        raise InvalidRecipe(f"start is {wanted.start!r}, which is not ready; expected an adapter that is")
     if not 10 <= wanted.questions <= 100_000:
         raise InvalidRecipe(f"questions is {wanted.questions}; expected 10 to 100000")
     if wanted.collection is not None:

@@ -1,6 +1,7 @@
 """Retaining heads: training them for the model and an adapter of it, and finding those that there are."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from refdesk.app.craft import LESSONS, VALIDATION, Desk
 from refdesk.craft.card import CARD, read_card
-from refdesk.craft.errors import HeadsExist
+from refdesk.craft.errors import HeadsExist, InvalidLessons, InvalidRecipe
 from refdesk.craft.heads_lessons import heads_lessons
 from refdesk.craft.lesson import Lesson, read_lessons
 from refdesk.craft.recipe import HeadsRecipe
@@ -23,7 +24,7 @@ _SHIPPED = Path(__file__).parent.parent / "weights" / "heads"
 @dataclass(frozen=True)
 class HeadsEntry:
     """Heads in a `folder`, by whose name they go, written at `written` (ns). `card`: whose they are, and what they
-    were made of."""
+    were made of; empty where it cannot be read, so that they are used for nothing."""
 
     folder: Path
     written: int
@@ -37,8 +38,7 @@ class HeadsEntry:
 
 
 def list_heads(data: Path) -> list[HeadsEntry]:
-    """Those that were trained here, the newest first, then the shipped ones. Raises InvalidLessons for a card that
-    cannot be read."""
+    """Those that were trained here, the newest first, then the shipped ones."""
     return [*_entries(data / "heads", shipped=False), *_entries(_SHIPPED, shipped=True)]
 
 
@@ -52,8 +52,11 @@ def find_heads(data: Path, base_fingerprint: str, adapter_fingerprint: str) -> H
 
 
 def heads_folder(data: Path, name_or_folder: str) -> Path:
-    """Where heads are written: a name is that of a folder of the desk's own."""
+    """Where heads are written: a name is that of a folder of the desk's own. Raises InvalidRecipe for none, and
+    for one that would not be found again."""
     folder = Path(name_or_folder).expanduser()
+    if not folder.name or folder.name.startswith("."):
+        raise InvalidRecipe(f"heads name {name_or_folder!r}: expected a name that begins with no dot, or a folder")
     return data / "heads" / folder if folder.name == name_or_folder else folder
 
 
@@ -83,7 +86,9 @@ def train_heads(
         raise HeadsExist(f"{folder} exists already; delete it, or choose another name")
     data = read_card(lessons / CARD)
     adapter = desk.adapter(adapter_name)
-    model, _ = desk.reader
+    model, engine = desk.reader
+    if not engine.moves_entries:
+        raise InvalidRecipe(f"{model.name} turns positions in a way that cannot be undone; no heads can be used")
 
     def chosen(file: str) -> Iterator[Lesson]:
         return heads_lessons(read_lessons(lessons / file), recipe.question_share, recipe.seed)
@@ -114,6 +119,13 @@ def train_heads(
 
 
 def _entries(root: Path, shipped: bool) -> list[HeadsEntry]:
-    cards = [card for card in root.glob(f"*/{CARD}") if not card.parent.name.startswith(".")]
-    found = [HeadsEntry(card.parent, card.stat().st_mtime_ns, shipped, read_card(card)) for card in cards]
+    found = []
+    for path in root.glob(f"*/{CARD}"):
+        if path.parent.name.startswith("."):
+            continue
+        with suppress(FileNotFoundError):  # deleted meanwhile
+            written, card = path.stat().st_mtime_ns, {}
+            with suppress(InvalidLessons):
+                card = read_card(path)
+            found.append(HeadsEntry(path.parent, written, shipped, card))
     return sorted(found, key=lambda entry: (-entry.written, entry.folder))

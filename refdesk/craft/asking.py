@@ -93,6 +93,8 @@ def kept_questions(path: Path, passages: list[Passage]) -> list[AskedQuestion]:
             asked = msgspec.json.decode(line, type=AskedQuestion)
         except msgspec.DecodeError:
             break
+        if not line.endswith(b"\n"):  # what is added would stand on the same line
+            break
         if passages[asked.number : asked.number + 1] != [asked.passage]:
             found, whole = [], 0
             break

@@ -58,15 +58,15 @@ def make_lessons(
 def hold_out(
     questions: Sequence[SourceQuestion], share: float, seed: int
 ) -> tuple[list[SourceQuestion], list[SourceQuestion]]:
-    """What to learn from, and at least this share of the questions to validate with: all those about one passage
-    are on one side."""
+    """What to learn from, and about this share of the questions to validate with: all those whose first oracle is
+    the same passage are on one side."""
     groups: dict[str, list[SourceQuestion]] = defaultdict(list)
     for question in questions:
         about = (*question.oracles, *question.distractors)
         groups[passage_key(about[0]) if about else question.id].append(question)
     keys = random.Random(f"{seed} held out").sample(sorted(groups), len(groups))
     held: list[SourceQuestion] = []
-    while len(held) < share * len(questions):
+    while len(held) < share * len(questions) and len(groups) > 1:
         held += groups.pop(keys.pop())
     return [question for some in groups.values() for question in some], held
 

@@ -11,14 +11,14 @@ from refdesk.eval.desk import Desk
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "sentence-transformers", "faiss-cpu", "numpy")
 # Other answers could come from these; a run that began with one of them goes on with no other.
-DECISIVE = ("data", "model", "model_fingerprint", "dtype", "adapter", "embedder")
+DECISIVE = ("data", "model", "model_fingerprint", "dtype", "adapter", "heads", "embedder")
 
 
 def versions(
     desk: Desk, *, reads: bool, indexed: bool, adapter: str | None = None, collection: str | None = None
 ) -> dict[str, str]:
-    """Libraries, machine, and the models that are used: the reader with its `adapter` if the run `reads`, the
-    embedder if its documents are `indexed`."""
+    """Libraries, machine, and the models that are used: the reader with its `adapter` and their retaining heads if
+    the run `reads`, the embedder if its documents are `indexed`."""
     found = {"refdesk": refdesk.__version__, "python": platform.python_version()}
     for library in _LIBRARIES:
         try:
@@ -34,6 +34,8 @@ def versions(
         found["device"] = model.device.type
         used = desk.adapter(adapter, collection)
         found["adapter"] = "none" if used is None else f"{used.name} {used.fingerprint}"
+        heads = desk.heads(used)
+        found["heads"] = "none" if heads is None else heads.fingerprint
     if indexed:
         found["embedder"] = desk.embedder.name
     return found

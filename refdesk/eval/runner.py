@@ -80,8 +80,8 @@ def _check_provenance(desk: Desk, run: Run, plan: Plan) -> None:
         note_versions(desk.engine, run.id, used, source_commit())
         return
     for name in DECISIVE:
-        # A run of before there were adapters had none.
-        before = "none" if name == "adapter" and name in used else None
+        # A run of before there were adapters, or heads, had none.
+        before = "none" if name in ("adapter", "heads") and name in used else None
         if run.versions.get(name, before) != used.get(name):
             raise InvalidRun(
                 f"run {run.id} began with {name} {run.versions.get(name)}, now it is {used.get(name)};"

@@ -95,7 +95,7 @@ class GenerationRequest:
 
     def all_ids(self) -> Iterator[int]:
         """Every token id in it."""
-        return chain(self.prefix, *self.passages, self.token_ids, *self.continuations)
+        return chain(self.prefix, *self.passages, self.token_ids, *self.continuations, self.catalyst)
 
     @property
     def prompt_tokens(self) -> int:

@@ -110,6 +110,8 @@ class Segments:
         if lengths and not fit[0]:
             least = len(system) + lengths[0] + len(self.asked)
             raise PromptTooLong(least, max_new_tokens, window, "the question with the best passage")
+        if reading == "together" and policy is not None and policy.compact:  # the system segment is held whole
+            Layout(memory, sum(compress(lengths, fit)) + len(self.asked), len(system)).own.check()
         return Prompt(
             system=system,
             passages=tuple(compress(self.passages, fit)),

@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
 from refdesk.memory.choice import choose
+from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import AS_NEEDED, KEEP_EVERYTHING, MemoryOptions
 from refdesk.reader.answer_form import AnswerForm, check_form, read_answer, write_answer
 from refdesk.reader.citations import Citation, cite, cite_quotes
@@ -282,7 +283,7 @@ class QA:
         )
         try:
             thinned = fitted(chosen)
-        except PromptTooLong:
+        except (PromptTooLong, InvalidMemory):
             if whole is None or asked.sized:
                 raise
             return whole, KEEP_EVERYTHING

@@ -106,3 +106,13 @@ def test_questions_of_other_passages_are_dropped(reader: tuple[ReaderModel, _Rea
 def test_the_same_question_of_two_passages_is_kept_once(reader: tuple[ReaderModel, _Reader]) -> None:
     made = list(ask_about([HALLS[1], HALLS[1], HALLS[2]], *reader))  # type: ignore[arg-type]
     assert [asked.number for asked in made] == [0, 2]
+
+
+def test_a_last_line_without_its_end_is_made_again(reader: tuple[ReaderModel, _Reader], tmp_path: Path) -> None:
+    path, whole = tmp_path / "asked.jsonl", asked_of(reader)
+    for asked in whole[:3]:
+        keep_question(path, asked)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert kept_questions(path, HALLS) == whole[:2]
+    keep_question(path, whole[2])
+    assert kept_questions(path, HALLS) == whole[:3]

@@ -101,6 +101,8 @@ def train(
 
 def _facts(entry: HeadsEntry) -> str:
     card = entry.card
+    if not card:
+        return "damaged: card.json cannot be read"
     adapter = f"adapter {card['adapter_name']}" if card["adapter_fingerprint"] else "no adapter"
     found = card["result"]["loss"]
     return f"for {card['base_name']}, {adapter}  loss {found['all']:.3f}, overlap {found['overlap']:.3f}"
