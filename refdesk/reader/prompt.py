@@ -99,14 +99,21 @@ class Segments:
             raise PromptTooLong(len(system) + len(self.asked), max_new_tokens, window, "the question")
         lengths = [len(passage) for passage in self.passages]
 
-        def fits(tokens: int, passages: tuple[int, ...] = ()) -> bool:
-            layout = Layout(memory, tokens, len(system), passages, len(lengths), len(catalyst))
+        def fits(tokens: int, passages: tuple[int, ...] = (), parts: int = 1) -> bool:
+            layout = Layout(memory, tokens, len(system), passages, parts, len(catalyst))
             return layout.end(chunk, max_new_tokens) <= window
+
+        def fit_apart() -> list[bool]:
+            fit, before = [True] * len(lengths), None
+            while fit != before:  # those that are left share the budget, and so take more of the window
+                before, parts = fit, len(set(compress(self.passages, fit)))
+                fit = [kept and fits(len(self.asked), (n,), parts) for kept, n in zip(fit, lengths, strict=True)]
+            return fit
 
         together = [fits(total + len(self.asked)) for total in accumulate(lengths)]
         if reading == "auto":
             reading = "together" if all(together) else "apart"
-        fit = together if reading == "together" else [fits(len(self.asked), (length,)) for length in lengths]
+        fit = together if reading == "together" else fit_apart()
         if lengths and not fit[0]:
             least = len(system) + lengths[0] + len(self.asked)
             raise PromptTooLong(least, max_new_tokens, window, "the question with the best passage")

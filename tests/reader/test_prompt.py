@@ -1,17 +1,20 @@
 """What a prompt holds and what it leaves out."""
 
+import random
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 
-from refdesk.memory.options import memory_options
+from refdesk.memory.options import MemoryOptions, memory_options
 from refdesk.memory.policies import POLICIES
+from refdesk.memory.policies.locret import Locret
 from refdesk.reader.errors import InvalidOption, PromptTooLong
+from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
-from refdesk.reader.prompt import AskedReading, build_prompt, encode_segments
+from refdesk.reader.prompt import AskedReading, Segments, build_prompt, encode_segments
 
 Tiny = Callable[..., ReaderModel]
 
@@ -198,3 +201,19 @@ def test_a_passage_knows_the_page_of_each_character() -> None:
 def test_a_passage_whose_offsets_cannot_be_true_is_refused() -> None:
     with pytest.raises(ValueError, match="3 characters"):
         Passage("d", "t", "abc", 0, 4, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_fitted_apart_is_what_the_engine_lets_in(seed: int) -> None:
+    rng = random.Random(seed)
+    texts = [(number,) * rng.randint(1, 900) for number in range(5)]
+    some = tuple(rng.choices(texts, k=rng.randint(1, 6)))  # the same may stand there twice
+    ranked = tuple(Passage(str(n), "", "text", 0, 4, 0.0) for n in range(len(some)))
+    segments = Segments((1,) * 20, (), some, (2,) * 10, {"none": ()}, ranked)
+    memory = MemoryOptions(Locret(), budget=rng.randint(200, 1500))
+    try:
+        prompt = segments.fitted(600, 30, "apart", memory=memory, chunk=64)
+    except PromptTooLong:
+        return
+    request = GenerationRequest(prompt.question, 30, prefix=prompt.system, passages=prompt.passages, memory=memory)
+    assert request.layout.end(64, 30) <= 600
