@@ -19,6 +19,7 @@ from refdesk.memory.pool import BlockPool
 from refdesk.reader.errors import EngineClosed, InvalidOption, PromptTooLong
 from refdesk.reader.forward import Forward, cache_shape
 from refdesk.reader.generation import GenerationRequest
+from refdesk.reader.heads import check_fit
 from refdesk.reader.job import Job
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.scheduler import Scheduler
@@ -66,10 +67,13 @@ class Engine:
             PromptTooLong: prompt and answer do not fit the model's window.
             MemoryTooSmall: they can never fit the engine's memory.
             AdapterMismatch: the adapter is for another model, or this one's weights are not packed.
+            HeadsMismatch: the retaining heads are for a model of other shapes.
             EngineClosed: after `close()`.
         """
         if request.adapter is not None:
             request.adapter.check_fits(self._model)
+        if request.heads is not None:
+            check_fit(request.heads, self._model)
         self._check_policy(request)
         end = request.layout.end(self.chunk_tokens, request.room)
         if end > self._model.window:

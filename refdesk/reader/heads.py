@@ -34,7 +34,7 @@ def load_heads(folder: Path, model: ReaderModel, adapter: Adapter | None = None)
         raise HeadsNotFound(f"{file} cannot be read: {error}") from error
     if set(tensors) != {"down", "up"}:
         raise HeadsNotFound(f"{file} has {', '.join(sorted(tensors)) or 'nothing'}; expected down and up")
-    _check_shapes(file, tensors, model)
+    _check_shapes(str(file), tensors, model)
     digest = hashlib.sha256()
     for name in ("down", "up"):
         digest.update(f"{name}:{tuple(tensors[name].shape)};".encode())
@@ -82,8 +82,13 @@ def _adapter(name: str, fingerprint: str) -> str:
     return f"adapter {name!r} (fingerprint {fingerprint})" if fingerprint else "no adapter"
 
 
-def _check_shapes(file: Path, tensors: dict[str, torch.Tensor], model: ReaderModel) -> None:
+def check_fit(heads: RetainingHeads, model: ReaderModel) -> None:
+    """Raise HeadsMismatch for heads of other shapes than `model` has."""
+    _check_shapes(f"heads {heads.fingerprint}", {"down": heads.down, "up": heads.up}, model)
+
+
+def _check_shapes(where: str, tensors: dict[str, torch.Tensor], model: ReaderModel) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in sorted(tensors.items())}
     expected = head_shapes(model, found["down"][-1] if found["down"] else 1)
     if found != expected:
-        raise HeadsMismatch(f"{file} has shapes {found}; expected {expected} for {model.name}")
+        raise HeadsMismatch(f"{where} has shapes {found}; expected {expected} for {model.name}")

@@ -14,7 +14,7 @@ from refdesk.memory.policies.locret import Locret, LocretQ
 from refdesk.memory.policies.streaming import Streaming
 from refdesk.memory.policy import EvictionPolicy
 from refdesk.reader.engine import Engine
-from refdesk.reader.errors import InvalidOption, PromptTooLong
+from refdesk.reader.errors import HeadsMismatch, InvalidOption, PromptTooLong
 from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.model import ReaderModel
 from tests.reader.pot import INF, Pot, tell
@@ -256,6 +256,14 @@ def test_a_policy_that_learns_is_refused_without_heads(tiny: Tiny) -> None:
             engine.submit(asked(Locret(), 100, heads=None))
         with pytest.raises(InvalidOption, match="such as infinipot"):
             engine.submit(asked(LocretQ(), 100, heads=None))
+        assert engine.memory_used == 0
+
+
+def test_heads_of_other_shapes_are_refused_before_anything_is_read(tiny: Tiny) -> None:
+    heads = made_heads()
+    with Engine(tiny()) as engine:
+        with pytest.raises(HeadsMismatch, match="heads other has shapes"):
+            engine.submit(asked(Locret(), 100, heads=replace(heads, fingerprint="other", down=heads.down[1:])))
         assert engine.memory_used == 0
 
 
