@@ -171,7 +171,8 @@ def test_damaged_weights_are_told_and_heads_whose_card_cannot_be_read_are_nobody
         desk.heads(None)
     (folder / "card.json").write_text("no card")
     assert desk.heads(None) is None
-    assert [(entry.name, entry.card) for entry in list_heads(desk.settings.data)][0] == ("mine", {})
+    found = next(iter(list_heads(desk.settings.data)))
+    assert (found.name, found.card) == ("mine", {})
 
 
 @pytest.mark.models
