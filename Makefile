@@ -10,7 +10,7 @@ demo: $(STAMP)  ## ingest the manual in docs/, ask it questions, print cited ans
 	$(BIN)/refdesk --data .demo ingest docs
 	$(BIN)/refdesk --data .demo ask \
 		"What is the default chunk size of a collection?" \
-		"Where does the default embedder come from?"
+		"Which port does the service listen on?"
 
 test: $(STAMP) browser  ## every promise; starts the PostgreSQL and the browser that it needs
 	$(BIN)/python -m pytest
