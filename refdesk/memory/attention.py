@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from refdesk.memory.errors import OutOfBlocks, UnsupportedAttention
-from refdesk.memory.policy import EvictionPolicy
+from refdesk.memory.policy import EvictionPolicy, ObservingPolicy
 from refdesk.memory.pool import BlockPool
 from refdesk.memory.retaining_heads import RetainingHeads
 from refdesk.memory.sequence import Sequence
@@ -148,7 +148,7 @@ class PagedAttention(ABC):
         `query` `[kv_heads, group, rows, head_dim]` and `key` `[kv_heads, rows, head_dim]` are the part's; its
         entries have been written, but are not yet counted.
         """
-        assert part.policy is not None
+        assert isinstance(part.policy, ObservingPolicy), "only these are observed"
         sequence, flat = part.sequence, self.pool.keys.view(-1, key.shape[-1])
         window = min(part.observe, part.rows)
         written = torch.from_numpy(sequence.slots(part.rows)[layer]).to(key.device)

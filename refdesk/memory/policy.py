@@ -1,5 +1,6 @@
 """What a policy of eviction is: what entries are worth, and a few facts about how they are to be used."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -27,8 +28,8 @@ class EvictionPolicy:
     """Says what entries are worth; in each layer and KV head the lowest go (`refdesk.memory.eviction`). The fields
     of a subclass are its options.
 
-    An entry's score is 0 when it is written, unless retaining heads give it one; a policy that observes gives it
-    another by `score`. At each eviction `rank` makes of it what decides. `sinks`, `recent`, `stable` and `local`
+    An entry's score is 0 when it is written, unless retaining heads give it one; an `ObservingPolicy` gives it
+    another. At each eviction `rank` makes of it what decides. `sinks`, `recent`, `stable` and `local`
     stay whatever that says; the cache sees to it.
 
     Facts, of the class:
@@ -56,8 +57,7 @@ class EvictionPolicy:
 
     @property
     def window(self) -> int:
-        """How many of the last queries `score` must see the attention of; 0 for a policy that needs none, or those
-        of a catalyst."""
+        """How many of the last queries are observed; 0 for a policy that needs none, or those of a catalyst."""
         return 0
 
     @property
@@ -94,17 +94,22 @@ class EvictionPolicy:
         """Whether `rank` needs the novelty of entries: how little the model expected each token (nats)."""
         return False
 
-    def score(self, positions: "torch.Tensor", attention: "torch.Tensor") -> "torch.Tensor":
-        """What the entries of one layer and KV head are worth to those who look at them, `[n]` in float32:
-        `positions` `[n]` in ascending order, `attention` `[group, window, n]` the probabilities of the last
-        queries of the head's group, float32. Asked of a policy with a window when all has been read, of one with a
-        catalyst behind each chunk."""
-        raise NotImplementedError(f"{self.name} observes nothing")
-
     def rank(self, entries: Entries, room: int) -> "torch.Tensor":
         """What decides at an eviction that leaves `room` entries of each row, float32, higher is kept; infinity is
         kept in any case. Their scores, if a policy does not say otherwise."""
         return entries.scores
+
+
+@dataclass(frozen=True)
+class ObservingPolicy(EvictionPolicy, ABC):
+    """A policy that scores entries by the attention they get: from a `window` of the last queries when all has
+    been read, or from a `catalyst` behind each chunk."""
+
+    @abstractmethod
+    def score(self, positions: "torch.Tensor", attention: "torch.Tensor") -> "torch.Tensor":
+        """What the entries of one layer and KV head are worth to those who look at them, `[n]` in float32:
+        `positions` `[n]` in ascending order, `attention` `[group, window, n]` the probabilities of the queries of
+        the head's group, float32."""
 
 
 def check_window(queries: int, pooling: int) -> None:

@@ -14,7 +14,7 @@ from refdesk.memory.policies.locret import Locret, LocretQ
 from refdesk.memory.policies.random import Random
 from refdesk.memory.policies.snapkv import SnapKV
 from refdesk.memory.policies.streaming import Streaming
-from refdesk.memory.policy import EvictionPolicy
+from refdesk.memory.policy import EvictionPolicy, ObservingPolicy
 from refdesk.memory.pool import BlockPool
 from refdesk.memory.sequence import Sequence
 from tests.memory.worlds import held_positions, shape, write
@@ -144,3 +144,9 @@ def test_a_value_that_cannot_be_used_is_named(
 def test_only_the_power_of_the_paper_and_its_variant_can_be_used() -> None:
     with pytest.raises(InvalidMemory, match="power is 3"):
         KVCompress(power=3)
+
+
+@pytest.mark.parametrize("kind", POLICIES.values(), ids=lambda kind: kind.name)
+def test_what_is_observed_can_be_scored(kind: type[EvictionPolicy]) -> None:
+    policy = kind()
+    assert isinstance(policy, ObservingPolicy) == (policy.window > 0 or policy.catalyst != "none")

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from refdesk.memory.policy import Catalyst, Entries, EvictionPolicy, check_percent
+from refdesk.memory.policy import Catalyst, Entries, ObservingPolicy, check_percent
 
 if TYPE_CHECKING:  # requests name policies, and torch takes seconds to import
     import torch
 
 
 @dataclass(frozen=True)
-class InfiniPot(EvictionPolicy):
+class InfiniPot(ObservingPolicy):
     """Of what stays, `novelty` percent are the tokens that the model expected least (NuC, the same in all heads),
     the rest what a catalyst looks at, a request to sum up (CaP, each head for itself). `local`: last tokens of the
     prompt, in which the question stands; they are held whole.

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from refdesk.memory.errors import InvalidMemory
-from refdesk.memory.policy import EvictionPolicy, check_window
+from refdesk.memory.policy import ObservingPolicy, check_window
 
 if TYPE_CHECKING:  # requests name policies, and torch takes seconds to import
     import torch
 
 
 @dataclass(frozen=True)
-class KVCompress(EvictionPolicy):
+class KVCompress(ObservingPolicy):
     """`queries`: how many of the last ones score the prompt (w of the paper's KVC-w, which
     prefers 8; behind a chat template's last words those see little of the question). `power` 2 squares their
     attention, 1 does not (the L1 variant). `pooling`: neighbours whose maximum counts, an odd number.

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from refdesk.memory.policy import EvictionPolicy, check_window
+from refdesk.memory.policy import ObservingPolicy, check_window
 
 if TYPE_CHECKING:  # requests name policies, and torch takes seconds to import
     import torch
 
 
 @dataclass(frozen=True)
-class SnapKV(EvictionPolicy):
+class SnapKV(ObservingPolicy):
     """Attention of the last `queries`, averaged over them and the group, smoothed over `pooling` neighbours, an
     odd number. Evicts once, when the whole prompt has been read; the question at its end is what it sees.
 
