@@ -18,7 +18,7 @@ import torch
 
 from refdesk.craft.encoding import EncodedLesson
 from refdesk.craft.errors import InvalidLessons, InvalidRecipe
-from refdesk.craft.recipe import HeadsRecipe, TrainingRecipe
+from refdesk.craft.recipe import CourseRecipe
 
 _SAVE_S = 120.0
 
@@ -79,7 +79,7 @@ class Course(ABC):
         self,
         lessons: Sequence[EncodedLesson],
         validation: Sequence[EncodedLesson],
-        recipe: TrainingRecipe | HeadsRecipe,
+        recipe: CourseRecipe,
         checkpoint: Path,
         exact: dict[str, Any],
         optimizer: torch.optim.Optimizer,
@@ -239,7 +239,7 @@ class Course(ABC):
 
 
 def check_lessons(
-    lessons: Sequence[EncodedLesson], validation: Sequence[EncodedLesson], recipe: TrainingRecipe | HeadsRecipe
+    lessons: Sequence[EncodedLesson], validation: Sequence[EncodedLesson], recipe: CourseRecipe
 ) -> None:
     """Raise InvalidLessons where there is nothing to learn from, or nothing to validate with."""
     for name, some in (("lessons", lessons), ("validation lessons", validation)):

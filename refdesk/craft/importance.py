@@ -20,6 +20,7 @@ from refdesk.memory.errors import UnsupportedAttention
 from refdesk.memory.retaining_heads import head_input
 from refdesk.memory.rotation import Rotation
 from refdesk.reader.adapter import Adapter
+from refdesk.reader.forward import rotation_of
 from refdesk.reader.model import ReaderModel
 
 
@@ -67,7 +68,7 @@ class _Listening(LessonAttention):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        *rest: Any,
         **options: Any,
     ) -> tuple[torch.Tensor, None]:
         """See LessonAttention."""
@@ -76,7 +77,7 @@ class _Listening(LessonAttention):
         self.labels.append(causal_importance(query[0, :, self._rows], of_key, scale))
         of_query, of_key = (self._rotation.turn(turned, self._back) for turned in (of_query, of_key))
         self.inputs.append(head_input(of_query, of_key, of_value))
-        return super().__call__(module, query, key, value, attention_mask, **options)
+        return super().__call__(module, query, key, value, *rest, **options)
 
 
 class ImportanceReader:
@@ -92,7 +93,10 @@ class ImportanceReader:
         if adapter is not None:
             adapter.check_fits(model)
         self._model, self._adapter = model, adapter
-        self._attention = _Listening(model.model, rotation_of(model))
+        rotation = rotation_of(model.model)
+        if rotation is None:
+            raise UnsupportedAttention(f"how {model.name} turns its keys is not known; no heads can be trained")
+        self._attention = _Listening(model.model, rotation)
 
     @torch.no_grad()
     def read(self, lesson: EncodedLesson) -> Importance:
@@ -122,11 +126,3 @@ class ImportanceReader:
             return nullcontext()
         assert self._model.low_rank is not None, "check_fits refuses others"
         return self._model.low_rank.rows([self._adapter] * rows)
-
-
-def rotation_of(model: ReaderModel) -> Rotation:
-    """How `model` turns queries and keys. Raises UnsupportedAttention where it does not, or not in one way."""
-    found = [module.inv_freq for module in model.model.modules() if hasattr(module, "inv_freq")]
-    if len(found) != 1:
-        raise UnsupportedAttention(f"{model.name} has {len(found)} rotations of positions; expected one")
-    return Rotation(found[0])

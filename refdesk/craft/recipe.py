@@ -7,9 +7,41 @@ import msgspec
 
 from refdesk.craft.errors import InvalidRecipe
 
+# Of every setting that is a number, the least and the most that can be meant.
+_LIMITS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("oracle_share", "apart_share", "quote_share", "ask_share", "question_share"), (0, 1)),
+    "distractors": (0, 99),
+    "most_exercises": (1, 1000),
+    "rounds": (1, 100),
+    "rank": (1, 1024),
+    "alpha": (1e-3, 1e4),
+    "dropout": (0, 0.9),
+    "inner": (1, 8192),
+    "smoothing": (0, 100),
+    "learning_rate": (1e-8, 1),
+    "weight_decay": (0, 1),
+    "warmup": (0, 1),
+    "batch": (1, 4096),
+    "epochs": (0.001, 100),
+    "longest": (16, 10**6),
+    **dict.fromkeys(("validate_every", "validation", "patience"), (1, 10**6)),
+    "minutes": (0.01, 10**6),
+    "seed": (0, 2**63 - 1),
+}
 
-@dataclass(frozen=True, slots=True)
-class DataRecipe:
+
+@dataclass(frozen=True)
+class _Recipe:
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for one in value if isinstance(value, tuple) else (value,):
+                if field.name in _LIMITS and one is not None:
+                    _check(field.name, one, *_LIMITS[field.name])
+
+
+@dataclass(frozen=True)
+class DataRecipe(_Recipe):
     """RAFT data (arXiv 2403.10131 section 3).
 
     `oracle_share`: of the questions, those whose passages hold the answer (P in the paper); the others learn to
@@ -33,27 +65,40 @@ class DataRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("oracle_share", "apart_share", "quote_share", "ask_share"):
-            _check(name, getattr(self, name), 0, 1)
         if not self.distractors:
             raise InvalidRecipe("distractors is empty; expected at least one number")
-        for count in self.distractors:
-            _check("distractors", count, 0, 99)
-        _check("most_exercises", self.most_exercises, 1, 1000)
-        _check("rounds", self.rounds, 1, 100)
-        _check("seed", self.seed, 0, 2**63 - 1)
+        super().__post_init__()
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingRecipe:
-    """LoRA (arXiv 2106.09685) on every linear layer.
+@dataclass(frozen=True)
+class CourseRecipe(_Recipe):
+    """What is the same of all courses.
 
-    `rank`, `alpha`: the update is scaled by alpha / rank. `learning_rate`: at its highest, after `warmup` (a share
-    of the steps); it falls as a cosine to a tenth. `batch`: exercises of one step, about; `epochs`: passes over
-    the lessons. `longest`: tokens of a lesson; longer ones are left out and counted. `checkpointing`: compute
-    activations twice instead of keeping them. `quantize`: the base model in 4 bits (CUDA only). `validate_every`:
-    steps; training ends when the validation loss has not fallen for `patience` of them, and the best is kept.
-    `minutes`: the schedule is planned to end then, if that is sooner.
+    `learning_rate`: at its highest, after `warmup` (a share of the steps). `batch`: of one step. `epochs`: passes
+    over the lessons. `longest`: tokens of a lesson; longer ones are left out and counted. `validate_every`: steps;
+    training ends when the validation loss has not fallen for `patience` of them, and the best is kept. `minutes`:
+    the schedule is planned to end then, if that is sooner.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    warmup: float = 0.05
+    batch: int = 32
+    epochs: float = 1.0
+    longest: int = 6144
+    validate_every: int = 50
+    patience: int = 4
+    minutes: float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingRecipe(CourseRecipe):
+    """LoRA (arXiv 2106.09685) on every linear layer; besides what is in CourseRecipe:
+
+    `rank`, `alpha`: the update is scaled by alpha / rank. `batch` is of exercises, about. The learning rate falls
+    as a cosine to a tenth. `checkpointing`: compute activations twice instead of keeping them. `quantize`: the
+    base model in 4 bits (CUDA only).
 
     Raises:
         InvalidRecipe: a value out of range.
@@ -62,83 +107,33 @@ class TrainingRecipe:
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    warmup: float = 0.05
-    batch: int = 32
-    epochs: float = 1.0
-    longest: int = 6144
     checkpointing: bool = False
     quantize: bool = False
-    validate_every: int = 50
-    patience: int = 4
-    minutes: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _check("rank", self.rank, 1, 1024)
-        _check("alpha", self.alpha, 1e-3, 1e4)
-        _check("dropout", self.dropout, 0, 0.9)
-        _check("learning_rate", self.learning_rate, 1e-8, 1)
-        _check("weight_decay", self.weight_decay, 0, 1)
-        _check("warmup", self.warmup, 0, 1)
-        _check("batch", self.batch, 1, 4096)
-        _check("epochs", self.epochs, 0.001, 100)
-        _check("longest", self.longest, 16, 10**6)
-        _check("validate_every", self.validate_every, 1, 10**6)
-        _check("patience", self.patience, 1, 10**6)
-        if self.minutes is not None:
-            _check("minutes", self.minutes, 0.01, 10**6)
-        _check("seed", self.seed, 0, 2**63 - 1)
 
 
-@dataclass(frozen=True, slots=True)
-class HeadsRecipe:
-    """Retaining heads (Locret, arXiv 2410.01805 section 3.2 and appendix; what its released code does).
+@dataclass(frozen=True)
+class HeadsRecipe(CourseRecipe):
+    """Retaining heads (Locret, arXiv 2410.01805 section 3.2 and appendix; what its released code does); besides
+    what is in CourseRecipe:
 
     `inner`: width of a head between its two layers. `smoothing`: weight of the sum over layers of the mean square
-    of the difference between the scores of neighbouring tokens. `learning_rate`: at its highest, after `warmup` (a
-    share of the steps); it falls in a line to nothing. `batch`: lessons of one step; `epochs`: passes over the
-    lessons. `longest`: tokens of a lesson; longer ones are left out and counted. `question_share`: of the lessons,
-    those with the question ahead of the passages too. `validate_every`: steps; training ends when the validation
-    loss has not fallen for `patience` of them, and the best is kept; `validation` lessons are used for it.
-    `minutes`: the schedule is planned to end then, if that is sooner.
+    of the difference between the scores of neighbouring tokens. `batch` is of lessons. The learning rate falls in
+    a line to nothing. `question_share`: of the lessons, those with the question ahead of the passages too.
+    `validation`: lessons that are used to validate.
 
     Raises:
         InvalidRecipe: a value out of range.
     """
 
-    inner: int = 128
-    smoothing: float = 0.0025
     learning_rate: float = 5e-4
     weight_decay: float = 0.01
     warmup: float = 0.1
     batch: int = 1
-    epochs: float = 1.0
-    longest: int = 6144
-    question_share: float = 0.5
     validate_every: int = 250
+    inner: int = 128
+    smoothing: float = 0.0025
+    question_share: float = 0.5
     validation: int = 60
-    patience: int = 4
-    minutes: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _check("inner", self.inner, 1, 8192)
-        _check("smoothing", self.smoothing, 0, 100)
-        _check("learning_rate", self.learning_rate, 1e-8, 1)
-        _check("weight_decay", self.weight_decay, 0, 1)
-        _check("warmup", self.warmup, 0, 1)
-        _check("batch", self.batch, 1, 4096)
-        _check("epochs", self.epochs, 0.001, 100)
-        _check("longest", self.longest, 16, 10**6)
-        _check("question_share", self.question_share, 0, 1)
-        _check("validate_every", self.validate_every, 1, 10**6)
-        _check("validation", self.validation, 1, 10**6)
-        _check("patience", self.patience, 1, 10**6)
-        if self.minutes is not None:
-            _check("minutes", self.minutes, 0.01, 10**6)
-        _check("seed", self.seed, 0, 2**63 - 1)
 
 
 def changed(recipe: Any, values: dict[str, Any]) -> Any:

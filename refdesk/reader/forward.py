@@ -73,7 +73,7 @@ class Forward:
             for rows, position in ((2, 0), (1, self._far)):
                 sequence.position = position
                 self((Part(sequence, rows),), [0] * rows, [])
-            rotation = _rotation(self._model)
+            rotation = rotation_of(self._model)
             if rotation is not None and _turns(rotation, sequence):
                 sequence.pool.rotation = rotation
         finally:
@@ -122,8 +122,9 @@ class Forward:
         del ALL_ATTENTION_FUNCTIONS[self._name]
 
 
-def _rotation(model: torch.nn.Module) -> Rotation | None:
-    """How the model seems to turn its keys: as the only module says that has frequencies for it."""
+def rotation_of(model: torch.nn.Module) -> Rotation | None:
+    """How the model seems to turn queries and keys: as the only module says that has frequencies for it. None
+    where there is no such module, or it changes them with the length of the text."""
     found = [module for module in model.modules() if isinstance(getattr(module, "inv_freq", None), torch.Tensor)]
     if len(found) != 1 or getattr(found[0], "rope_type", "default") in _CHANGING:
         return None
