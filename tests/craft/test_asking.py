@@ -80,13 +80,14 @@ def test_what_is_known_is_not_made_again_and_the_rest_is_the_same(
     assert again == first[known[-1].number + 1 :]
 
 
+@pytest.mark.parametrize("cut", [1, 20])  # 1: a whole question that lacks but the end of its line
 def test_a_line_cut_by_a_kill_is_dropped_and_can_be_written_again(
-    reader: tuple[ReaderModel, _Reader], tmp_path: Path
+    cut: int, reader: tuple[ReaderModel, _Reader], tmp_path: Path
 ) -> None:
     path, whole = tmp_path / "asked.jsonl", asked_of(reader)
     for asked in whole[:3]:
         keep_question(path, asked)
-    path.write_bytes(path.read_bytes()[:-20])
+    path.write_bytes(path.read_bytes()[:-cut])
     assert kept_questions(path, HALLS) == whole[:2]
     keep_question(path, whole[2])
     assert kept_questions(path, HALLS) == whole[:3]
@@ -106,13 +107,3 @@ def test_questions_of_other_passages_are_dropped(reader: tuple[ReaderModel, _Rea
 def test_the_same_question_of_two_passages_is_kept_once(reader: tuple[ReaderModel, _Reader]) -> None:
     made = list(ask_about([HALLS[1], HALLS[1], HALLS[2]], *reader))  # type: ignore[arg-type]
     assert [asked.number for asked in made] == [0, 2]
-
-
-def test_a_last_line_without_its_end_is_made_again(reader: tuple[ReaderModel, _Reader], tmp_path: Path) -> None:
-    path, whole = tmp_path / "asked.jsonl", asked_of(reader)
-    for asked in whole[:3]:
-        keep_question(path, asked)
-    path.write_bytes(path.read_bytes()[:-1])
-    assert kept_questions(path, HALLS) == whole[:2]
-    keep_question(path, whole[2])
-    assert kept_questions(path, HALLS) == whole[:3]

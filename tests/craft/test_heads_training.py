@@ -24,7 +24,7 @@ from refdesk.craft.importance import Importance, ImportanceReader
 from refdesk.craft.recipe import HeadsRecipe
 from refdesk.reader.adapter import load_adapter
 from refdesk.reader.model import ReaderModel
-from tests.craft.worlds import lesson
+from tests.craft.worlds import Killed, lesson, telling
 from tests.reader.test_adapter import packed
 from tests.reader.test_adapter import trained as adapter_of
 
@@ -35,10 +35,6 @@ pytestmark = [
 
 Fresh = Callable[..., ReaderModel]
 RECIPE = HeadsRecipe(inner=16, learning_rate=3e-3, epochs=2, validate_every=2)
-
-
-class Killed(Exception):
-    """What ends a training in these tests."""
 
 
 def lessons_of(model: ReaderModel, count: int = 6, first: int = 0, share: float = 0.5) -> list[EncodedLesson]:
@@ -60,13 +56,7 @@ def trained(
 ) -> tuple[Learned, list[Step]]:
     """From nothing, as a new process would; its steps."""
     model = fresh()
-    told: list[Step] = []
-
-    def report(step: Step) -> None:
-        told.append(step)
-        if step.step == kill_at:
-            raise Killed
-
+    told, report = telling(kill_at)
     lessons, validation = lessons_of(model), lessons_of(model, 3, first=20)
     return train_heads(model, None, lessons, validation, recipe, folder / "checkpoint.pt", report), told
 

@@ -1,6 +1,7 @@
 """Recipes: what is refused before any work, and changed by name."""
 
 import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -15,38 +16,33 @@ BAD_DATA: list[tuple[str, list[Any]]] = [
     ("ask_share", [-0.01, 1.01, math.nan]),
     ("distractors", [(), (-1,), (3, 100)]),
     ("most_exercises", [0, 1001]),
+    ("rounds", [0, 101]),
     ("seed", [-1, 2**63]),
 ]
-BAD_HEADS: list[tuple[str, list[Any]]] = [
-    ("inner", [0, 8193]),
-    ("smoothing", [-0.1, 101, math.nan]),
+BAD_COURSE: list[tuple[str, list[Any]]] = [
     ("learning_rate", [0, 1.5, math.nan]),
     ("weight_decay", [-0.1, 1.1]),
     ("warmup", [-0.1, 1.1]),
     ("batch", [0, 4097]),
     ("epochs", [0, -1, 101]),
     ("longest", [15, 10**6 + 1]),
-    ("question_share", [-0.1, 1.1, math.nan]),
     ("validate_every", [0, 10**6 + 1]),
-    ("validation", [0, 10**6 + 1]),
     ("patience", [0, 10**6 + 1]),
     ("minutes", [0, -5, math.nan, math.inf]),
     ("seed", [-1, 2**63]),
 ]
+BAD_HEADS: list[tuple[str, list[Any]]] = [
+    *BAD_COURSE,
+    ("inner", [0, 8193]),
+    ("smoothing", [-0.1, 101, math.nan]),
+    ("question_share", [-0.1, 1.1, math.nan]),
+    ("validation", [0, 10**6 + 1]),
+]
 BAD_TRAINING: list[tuple[str, list[Any]]] = [
+    *BAD_COURSE,
     ("rank", [0, 1025]),
     ("alpha", [0, -1.0, 1e5, math.inf]),
     ("dropout", [-0.1, 0.91, math.nan]),
-    ("learning_rate", [0, 1.5, math.nan]),
-    ("weight_decay", [-0.1, 1.1]),
-    ("warmup", [-0.1, 1.1]),
-    ("batch", [0, 4097]),
-    ("epochs", [0, -1, 101]),
-    ("longest", [15, 10**6 + 1]),
-    ("validate_every", [0, 10**6 + 1]),
-    ("patience", [0, 10**6 + 1]),
-    ("minutes", [0, -5, math.nan, math.inf]),
-    ("seed", [-1, 2**63]),
 ]
 
 
@@ -65,6 +61,14 @@ def test_a_value_out_of_range_is_refused_by_its_name(
     for value in values:
         with pytest.raises(InvalidRecipe, match=f"^{name} is "):
             changed(recipe, {name: value})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "bad"), [(DataRecipe(), BAD_DATA), (TrainingRecipe(), BAD_TRAINING), (HeadsRecipe(), BAD_HEADS)]
+)
+def test_every_setting_but_a_switch_has_bounds(recipe: Any, bad: list[tuple[str, list[Any]]]) -> None:
+    switches = {field.name for field in fields(recipe) if isinstance(getattr(recipe, field.name), bool)}
+    assert {field.name for field in fields(recipe)} - switches == {name for name, _ in bad}
 
 
 def test_the_bounds_themselves_are_no_error() -> None:

@@ -17,7 +17,7 @@ from refdesk.craft.recipe import TrainingRecipe
 from refdesk.craft.training import Outcome, _height, _Training, train
 from refdesk.reader.adapter import Adapter
 from refdesk.reader.model import ReaderModel
-from tests.craft.worlds import lesson
+from tests.craft.worlds import Killed, lesson, telling
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -26,10 +26,6 @@ pytestmark = [
 
 Fresh = Callable[..., ReaderModel]
 RECIPE = TrainingRecipe(rank=4, alpha=8.0, learning_rate=3e-3, batch=4, epochs=3, validate_every=2)
-
-
-class Killed(Exception):
-    """What ends a training in these tests."""
 
 
 def lessons_of(model: ReaderModel, count: int = 4, first: int = 0) -> list[EncodedLesson]:
@@ -51,13 +47,7 @@ def trained(
 ) -> tuple[Outcome, list[Step]]:
     """From the base model on, as a new process would; its steps."""
     model = fresh(kind, dtype)
-    told: list[Step] = []
-
-    def report(step: Step) -> None:
-        told.append(step)
-        if step.step == kill_at:
-            raise Killed
-
+    told, report = telling(kill_at)
     lessons, validation = lessons_of(model), lessons_of(model, 3, first=20)
     return train(model, lessons, validation, recipe, folder / "checkpoint.pt", report), told
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from refdesk.craft.course import Report, Step
 from refdesk.craft.lesson import Exercise, Lesson
 from refdesk.craft.question import SourceQuestion
 from refdesk.reader.passage import Passage
@@ -62,3 +63,19 @@ def lesson(reading: Reading, passages: int = 3, exercises: int = 3, first: int =
 
 def keys(passages: Iterable[Passage]) -> list[str]:
     return [f"{one.title}|{one.text}" for one in passages]
+
+
+class Killed(Exception):
+    """What ends a training in these tests."""
+
+
+def telling(kill_at: int | None = None) -> tuple[list[Step], Report]:
+    """The steps, as they come, and who is told of them, to be killed at one."""
+    told: list[Step] = []
+
+    def report(step: Step) -> None:
+        told.append(step)
+        if step.step == kill_at:
+            raise Killed
+
+    return told, report

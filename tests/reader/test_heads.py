@@ -20,6 +20,7 @@ from refdesk.reader.adapter import Adapter, load_adapter
 from refdesk.reader.errors import HeadsMismatch, HeadsNotFound
 from refdesk.reader.heads import load_heads
 from refdesk.reader.model import ReaderModel
+from tests.reader.spoilt import assert_damage_is_named
 from tests.reader.test_adapter import packed, trained
 
 pytestmark = [
@@ -117,15 +118,7 @@ def test_heads_of_another_model_are_refused_naming_both(folder: Path, model: Rea
 
 @pytest.mark.parametrize("name", ["card.json", "heads.safetensors"])
 def test_a_file_that_is_not_there_or_damaged_is_named(name: str, folder: Path, model: ReaderModel) -> None:
-    file = folder / name
-    content = file.read_bytes()
-    for spoilt in (content[: len(content) // 2], b"[]", b"\xff\xfe", b""):
-        file.write_bytes(spoilt)
-        with pytest.raises(HeadsNotFound, match=name):
-            load_heads(folder, model)
-    file.unlink()
-    with pytest.raises(HeadsNotFound, match=name):
-        load_heads(folder, model)
+    assert_damage_is_named(folder / name, lambda: load_heads(folder, model), HeadsNotFound)
     with pytest.raises(HeadsNotFound, match="nowhere"):
         load_heads(folder / "nowhere", model)
 

@@ -16,6 +16,7 @@ from refdesk.reader.engine import Engine
 from refdesk.reader.errors import AdapterMismatch, AdapterNotFound
 from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.model import ReaderModel
+from tests.reader.spoilt import assert_damage_is_named
 from tests.reader.test_adapter import packed, trained, write_card
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -66,15 +67,7 @@ def model(tiny: Tiny) -> ReaderModel:
 
 @pytest.mark.parametrize("name", ["card.json", "adapter_config.json", "adapter_model.safetensors"])
 def test_a_file_that_is_not_there_or_damaged_is_named(name: str, folder: Path, model: ReaderModel) -> None:
-    file = folder / name
-    content = file.read_bytes()
-    for spoilt in (content[: len(content) // 2], b"[]", b"\xff\xfe", b""):
-        file.write_bytes(spoilt)
-        with pytest.raises(AdapterNotFound, match=name):
-            load_adapter(folder, model)
-    file.unlink()
-    with pytest.raises(AdapterNotFound, match=name):
-        load_adapter(folder, model)
+    assert_damage_is_named(folder / name, lambda: load_adapter(folder, model), AdapterNotFound)
     with pytest.raises(AdapterNotFound, match="nowhere"):
         load_adapter(folder / "nowhere", model)
 

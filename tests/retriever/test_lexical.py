@@ -5,13 +5,13 @@ from sqlalchemy import Connection, Engine, text
 
 from refdesk.database import transaction
 from refdesk.retriever.collections import Collection, create_collection, delete_collection
-from refdesk.retriever.documents import add_pending, content_hash, delete_document, discard, get_document
+from refdesk.retriever.documents import delete_document, discard, get_document
 from refdesk.retriever.errors import UnknownCollection
 from refdesk.retriever.ingest import ingest
 from refdesk.retriever.lexical import lexical_search
-from refdesk.retriever.parse import parse
 from refdesk.retriever.store import ChunkStore
 from tests.conftest import WordEmbedder
+from tests.retriever.versions import pend
 
 # "harbour" is the rarer word of the two, so a chunk that has it ranks first.
 PAPERS = {
@@ -43,19 +43,6 @@ def other(engine: Engine, collection: Collection) -> Collection:
         max_tokens=254,
         chunk_size=collection.chunk_size,
     )
-
-
-def pend(engine: Engine, collection: Collection, source_id: str, content: str) -> str:
-    raw = content.encode()
-    with transaction(engine) as connection:
-        return add_pending(
-            connection,
-            collection.id,
-            source_id,
-            parse(raw, source_id),
-            digest=content_hash(raw),
-            size_bytes=len(raw),
-        )
 
 
 def put(engine: Engine, collection: Collection, embedder: WordEmbedder, source_id: str, content: str) -> None:

@@ -17,7 +17,6 @@ from refdesk.retriever.collections import (
 )
 from refdesk.retriever.documents import (
     add_pending,
-    content_hash,
     delete_document,
     document_text,
     get_document,
@@ -37,6 +36,7 @@ from refdesk.retriever.lexical import lexical_search
 from refdesk.retriever.parse import parse
 from refdesk.retriever.store import ChunkStore, Search, fuse
 from tests.conftest import WordEmbedder
+from tests.retriever.versions import pend
 
 OpenIndex = Callable[[Collection], VectorIndex]
 SENTENCES = [f"Sentence number {i} speaks of topic{i} at some length, as it must." for i in range(40)]
@@ -45,16 +45,7 @@ SEARCHES: tuple[Search, ...] = ("dense", "lexical")
 
 
 def put(engine: Engine, collection: Collection, embedder: WordEmbedder, source_id: str, content: str) -> str:
-    raw = content.encode()
-    with transaction(engine) as connection:
-        document_id = add_pending(
-            connection,
-            collection.id,
-            source_id,
-            parse(raw, source_id),
-            digest=content_hash(raw),
-            size_bytes=len(raw),
-        )
+    document_id = pend(engine, collection, source_id, content)
     ingest(engine, embedder, collection, document_id)
     return document_id
 
