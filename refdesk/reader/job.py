@@ -30,6 +30,7 @@ class Job:
         self.admitted: float | None = None
         self.promised = self.promised_after = 0
         self.keys = run_keys(request)
+        self._allotment = request.layout.own
         self.runs: list[Run] = []
         self.run_hits = 0
         self.run_misses = 0
@@ -65,7 +66,7 @@ class Job:
                 sequence,
                 self.request.token_ids,
                 self._prompt_read,
-                allotment=self.request.layout.own,
+                allotment=self._allotment,
                 catalyst=self.request.catalyst,
                 heads=self.request.heads,
                 adapter=self.request.adapter,
@@ -135,7 +136,7 @@ class Job:
                 self._sequence,
                 (token_id,),
                 self._decode,
-                allotment=self.request.layout.own,
+                allotment=self._allotment,
                 generated=len(self._generated),
                 adapter=self.request.adapter,
             )
