@@ -22,17 +22,19 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class EncodedLesson:
-    """`token_ids`, `positions`, `groups` `[tokens]`; `rows`, `targets`, `exercises` `[supervised]`. `frame`:
-    tokens in front of the passages. `kind`: how the lesson is read, or `question_first`.
+    """`token_ids`, `positions`, `groups`, `shifts` `[tokens]`; `rows`, `targets`, `exercises` `[supervised]`.
+    `frame`: tokens in front of the passages. `kind`: how the lesson is read, or `question_first`.
 
     A token sees itself and those in front of it of its own group and of group 0; a branch sees what is in front of
-    all branches. Groups: 0 what everybody sees, 1 and up a passage that is read apart, -1 and down a branch.
+    all branches. Groups: 0 what everybody sees, 1 and up a passage that is read apart, -1 and down a branch. For
+    the branches a token stands `shifts` positions further on than where it was read.
     Behind `rows` the model is to say `targets`, which belong to the exercise of that number, from 0.
     """
 
     token_ids: Ints
     positions: Ints
     groups: Ints
+    shifts: Ints
     rows: Ints
     targets: Ints
     exercises: Ints
@@ -68,26 +70,31 @@ def encode_lesson(lesson: Lesson, model: ReaderModel) -> EncodedLesson:
     tokens: list[int] = []
     positions: list[int] = []
     groups: list[int] = []
+    shifts: list[int] = []
     rows: list[int] = []
     targets: list[int] = []
     exercises: list[int] = []
 
-    def add(ids: tuple[int, ...], start: int, group: int) -> None:
+    def add(ids: tuple[int, ...], start: int, group: int, shift: int = 0) -> None:
         tokens.extend(ids)
         positions.extend(range(start, start + len(ids)))
         groups.extend([group] * len(ids))
+        shifts.extend([shift] * len(ids))
 
-    frame = behind = 0
-    for number, exercise in enumerate(lesson.exercises):
-        answer = (*encode_answer(exercise.target, model), model.tokenizer.eos_token_id)
-        prompt = _prompt(lesson, exercise, len(answer), model)
-        if not number:
-            add(prompt.system, 0, 0)
-            frame = behind = len(prompt.system)
-            for index, passage in enumerate(prompt.passages):
-                apart = lesson.reading == "apart"
-                add(passage, frame if apart else behind, index + 1 if apart else 0)
-                behind = max(behind, frame + len(passage)) if apart else behind + len(passage)
+    answers = [(*encode_answer(one.target, model), model.tokenizer.eos_token_id) for one in lesson.exercises]
+    prompts = [
+        _prompt(lesson, one, len(answer), model) for one, answer in zip(lesson.exercises, answers, strict=True)
+    ]
+    apart, in_line = lesson.reading == "apart", all(prompt.in_line for prompt in prompts)
+    add(prompts[0].system, 0, 0)
+    frame = behind = len(tokens)
+    for index, passage in enumerate(prompts[0].passages):
+        if apart:
+            add(passage, frame, index + 1, behind - frame if in_line else 0)
+        else:
+            add(passage, behind, 0)
+        behind = behind + len(passage) if in_line or not apart else max(behind, frame + len(passage))
+    for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         first = len(tokens) + len(prompt.question) - 1
         add(prompt.question + answer[:-1], behind, -1 - number)
         rows.extend(range(first, first + len(answer)))
@@ -98,6 +105,7 @@ def encode_lesson(lesson: Lesson, model: ReaderModel) -> EncodedLesson:
         token_ids=_ints(tokens),
         positions=_ints(positions),
         groups=_ints(groups),
+        shifts=_ints(shifts),
         rows=_ints(rows),
         targets=_ints(targets),
         exercises=_ints(exercises),

@@ -20,7 +20,6 @@ from refdesk.memory.errors import UnsupportedAttention
 from refdesk.memory.retaining_heads import head_input
 from refdesk.memory.rotation import Rotation
 from refdesk.reader.adapter import Adapter
-from refdesk.reader.forward import rotation_of
 from refdesk.reader.model import ReaderModel
 
 
@@ -47,8 +46,8 @@ class _Listening(LessonAttention):
     """Attention over a lesson that notes what heads are to learn from it."""
 
     def __init__(self, model: Any, rotation: Rotation) -> None:
-        super().__init__(model)
-        self._rotation = rotation
+        super().__init__(model, rotation)
+        self._turning = rotation
         self._some = slice(0)
         self._rows = self._back = torch.empty(0, dtype=torch.int64)
         self.inputs: list[torch.Tensor] = []
@@ -74,8 +73,9 @@ class _Listening(LessonAttention):
         """See LessonAttention."""
         of_query, of_key, of_value = (tensor[0, :, self._some] for tensor in (query, key, value))
         scale = options.get("scaling") or query.shape[-1] ** -0.5
-        self.labels.append(causal_importance(query[0, :, self._rows], of_key, scale))
-        of_query, of_key = (self._rotation.turn(turned, self._back) for turned in (of_query, of_key))
+        looked_at = self.far(key[0])[:, self._some]
+        self.labels.append(causal_importance(query[0, :, self._rows], looked_at, scale))
+        of_query, of_key = (self._turning.turn(turned, self._back) for turned in (of_query, of_key))
         self.inputs.append(head_input(of_query, of_key, of_value))
         return super().__call__(module, query, key, value, *rest, **options)
 
@@ -93,7 +93,7 @@ class ImportanceReader:
         if adapter is not None:
             adapter.check_fits(model)
         self._model, self._adapter = model, adapter
-        rotation = rotation_of(model.model)
+        rotation = model.rotation
         if rotation is None:
             raise UnsupportedAttention(f"how {model.name} turns its keys is not known; no heads can be trained")
         self._attention = _Listening(model.model, rotation)

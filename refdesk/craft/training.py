@@ -82,7 +82,7 @@ class _Training(Course):
             model.model.train()
         # In the model's own numbers: products of mixed numbers are slow. The exact weights are kept beside.
         self._peft: Any = get_peft_model(model.model, self._config, autocast_adapter_dtype=False)
-        self.attention = LessonAttention(model.model)
+        self.attention = LessonAttention(model.model, model.rotation)
         self._weights = {name: p for name, p in self._peft.named_parameters() if p.requires_grad}
         exact = {name: p.detach().float().clone() for name, p in self._weights.items()}
         identity = model.fingerprint

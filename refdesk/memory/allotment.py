@@ -75,7 +75,8 @@ class Allotment:
 class Layout:
     """What a request reads, in tokens: a `prefix`, `passages` behind it that do not see each other, and `tokens`
     behind all of that. `memory` is for the passages, or where there are none for the tokens. `parts`: the passages
-    are of so many that share its budget. `catalyst` as in Allotment."""
+    are of so many that share its budget. `catalyst` as in Allotment. `in_line`: for what is behind, the passages
+    stand one behind the other, and not all of them right behind the prefix."""
 
     memory: MemoryOptions
     tokens: int
@@ -83,6 +84,7 @@ class Layout:
     passages: tuple[int, ...] = ()
     parts: int = 1
     catalyst: int = 0
+    in_line: bool = False
 
     @property
     def own(self) -> Allotment:
@@ -99,5 +101,6 @@ class Layout:
             for tokens in self.passages
         ]
         reading, held = self.own.positions(chunk)
-        behind = max((kept for _, kept in passages), default=0) + max(reading, held + new)
+        kept = [kept for _, kept in passages]
+        behind = (sum(kept) if self.in_line else max(kept, default=0)) + max(reading, held + new)
         return self.prefix + max(behind, *(most for most, _ in passages), 0)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from refdesk.memory.errors import OutOfBlocks, UnsupportedAttention
@@ -142,6 +143,19 @@ class PagedAttention(ABC):
         query, key = (rotation.turn(one.float(), back) for one in (query.flatten(0, 1), key))
         return heads.score(layer, query, key, value.float())
 
+    def _held(self, layer: int, head: int, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
+        """Every entry of one row as a flat index of the pool, `[n]`, those that the part has written last, and
+        their keys where they stand, `[n, head_dim]` in float32."""
+        sequence, device = part.sequence, self.pool.keys.device
+        held = np.append(sequence.held_slots(layer, head), sequence.slots(part.rows)[layer, head])
+        slots = torch.from_numpy(held).to(device)
+        keys = self.pool.keys.view(-1, self.pool.shape.head_dim)[slots].float()
+        if len(sequence.places) > 1:
+            assert self.pool.rotation is not None, "only where it is known how to turn, entries are moved"
+            shifts = np.append(sequence.held_shifts(layer, head), np.zeros(part.rows, np.int64))
+            keys = self.pool.rotation.turn(keys, torch.from_numpy(shifts).to(device))
+        return slots, keys
+
     def _observe(self, layer: int, part: Part, query: torch.Tensor, key: torch.Tensor, scaling: float) -> None:
         """Let the policy score the own entries of one layer from the attention of the rows to be observed.
 
@@ -149,15 +163,11 @@ class PagedAttention(ABC):
         entries have been written, but are not yet counted.
         """
         assert isinstance(part.policy, ObservingPolicy), "only these are observed"
-        sequence, flat = part.sequence, self.pool.keys.view(-1, key.shape[-1])
         window = min(part.observe, part.rows)
-        written = torch.from_numpy(sequence.slots(part.rows)[layer]).to(key.device)
         for head in range(key.shape[0]):
-            before = torch.from_numpy(sequence.held_slots(layer, head)).to(key.device)
-            own_before = int(sequence.own[layer, head])
-            own = torch.cat([before[len(before) - own_before :], written[head]])
-            slots = torch.cat([before, written[head]])
-            scores = query[head, :, part.rows - window :].float() @ flat[slots].float().T * scaling
+            slots, keys = self._held(layer, head, part)
+            own = slots[len(slots) - int(part.sequence.own[layer, head]) - part.rows :]
+            scores = query[head, :, part.rows - window :].float() @ keys.T * scaling
             scores = scores.masked_fill(~causal(window, len(slots), key.device), float("-inf"))
             seen = scores.softmax(-1)[..., len(slots) - len(own) :]
             positions = self.pool.positions.view(-1)[own]
@@ -173,18 +183,16 @@ class ReferenceAttention(PagedAttention):
     ) -> torch.Tensor:
         kv_heads, group, rows, dim = query.shape
         out = torch.empty(rows, kv_heads, group, dim, dtype=query.dtype, device=query.device)
-        keys, values = self.pool.keys.view(-1, dim), self.pool.values.view(-1, dim)
+        values = self.pool.values.view(-1, dim)
         scores = self.pool.scores.view(-1)
         start = 0
         for part in self.parts:
             stretch = slice(start, start + part.rows)
             start += part.rows
             self._write(layer, part, query[:, :, stretch], key[:, stretch], value[:, stretch])
-            new = torch.from_numpy(part.sequence.slots(part.rows)[layer])
             for head in range(kv_heads):
-                slots = torch.cat([torch.from_numpy(part.sequence.held_slots(layer, head)), new[head]])
-                slots = slots.to(query.device)
-                logits = query[head, :, stretch].float() @ keys[slots].float().T * scaling
+                slots, keys = self._held(layer, head, part)
+                logits = query[head, :, stretch].float() @ keys.T * scaling
                 logits = logits.masked_fill(~causal(part.rows, len(slots), query.device), float("-inf"))
                 attention = logits.softmax(-1)
                 out[stretch, head] = (attention @ values[slots].float()).transpose(0, 1).to(out.dtype)

@@ -48,6 +48,17 @@ def _widen_block(stored: Any, wide: Any) -> None:
             wide[i, c] = widened(stored[i, c])
 
 
+@njit(inline="always", cache=True)
+def _turn(query: Any, cos: Any, sin: Any, turned: Any) -> None:
+    pairs = len(cos)
+    for g in range(query.shape[0]):
+        for c in range(pairs):
+            turned[g, c] = query[g, c] * cos[c] - query[g, c + pairs] * sin[c]
+            turned[g, c + pairs] = query[g, c + pairs] * cos[c] + query[g, c] * sin[c]
+        for c in range(2 * pairs, query.shape[1]):
+            turned[g, c] = query[g, c]
+
+
 @njit(fastmath=True, nogil=True, cache=True)
 def _attend_row(
     query: Any,
@@ -56,27 +67,35 @@ def _attend_row(
     scores: Any,
     fill: Any,
     table: Any,
+    moved: Any,
     shared: Any,
     last: Any,
     accumulate: Any,
     scaling: Any,
+    cos: Any,
+    sin: Any,
     out: Any,
     wide: Any,
     weights: Any,
+    turned: Any,
 ) -> None:
     group, dim = query.shape
+    place = -1
     top = np.full(group, -np.inf, np.float32)
     held = 0
     for b in range(len(table)):
         block = table[b]
         size = last if b == len(table) - 1 else fill[block]
+        if moved[b] != place:
+            place = moved[b]
+            _turn(query, cos[place], sin[place], turned)
         _widen_block(keys[block, :size], wide)
         for g in range(group):
             highest = top[g]
             for i in range(size):
                 x = np.float32(0)
                 for c in range(dim):
-                    x += query[g, c] * wide[i, c]
+                    x += turned[g, c] * wide[i, c]
                 x *= scaling
                 weights[g, held + i] = x
                 highest = max(highest, x)
@@ -127,12 +146,15 @@ def attend(
     scores: Any,
     fill: Any,
     table: Any,
+    moved: Any,
     blocks: Any,
     shared: Any,
     offset: Any,
     position: Any,
     accumulate: Any,
     scaling: Any,
+    cos: Any,
+    sin: Any,
     threads: Any,
     out: Any,
 ) -> None:
@@ -143,6 +165,8 @@ def attend(
     - `keys`, `values`, `positions`, `scores`, `fill`: the pool's;
     - `table` `[sequences, kv_heads, columns]`, of which `blocks` `[sequences, kv_heads]` are held, the new entry's
       included; it goes to `offset` in the last of them. `shared`: how many in front belong to others;
+    - `moved`, as `table`: at which place each block stands, of those of its sequence; `cos`, `sin` `[sequences,
+      places, pairs]` turn a query back for each, instead of turning keys on;
     - `position` and `accumulate` `[sequences]`: of the new token; whether its squared attention goes to `scores`.
     """
     sequences, heads, group, dim = query.shape
@@ -150,6 +174,7 @@ def attend(
     for thread in prange(threads):
         wide = np.empty((block_size, dim), np.float32)
         weights = np.empty((group, table.shape[2] * block_size), np.float32)
+        turned = np.empty((group, dim), np.float32)
         for row in range(thread * sequences * heads // threads, (thread + 1) * sequences * heads // threads):
             s, h = row // heads, row % heads
             count, o = blocks[s, h], offset[s, h]
@@ -165,11 +190,15 @@ def attend(
                 scores,
                 fill,
                 table[s, h, :count],
+                moved[s, h, :count],
                 shared[s, h],
                 o + 1,
                 accumulate[s],
                 scaling,
+                cos[s],
+                sin[s],
                 out[s, h],
                 wide,
                 weights,
+                turned,
             )

@@ -49,9 +49,16 @@ class FastAttention(PagedAttention):
         self._blocks = self._shared + own_block + 1
         columns = int(self._blocks.max())
         self._table = np.zeros((*self._blocks.shape, columns), np.int32)
+        self._moved = np.zeros_like(self._table)
+        places = np.zeros((len(sequences), max(len(sequence.places) for sequence in sequences)), np.int32)
         for index, sequence in enumerate(sequences):
             width = min(columns, sequence.table.shape[2])
             self._table[:, index, :, :width] = sequence.table[:, :, :width]
+            if len(sequence.places) > 1:
+                shifts = sequence.shifts[:, :, :width]
+                self._moved[:, index, :, :width] = np.searchsorted(sequence.places, shifts)
+                places[index, : len(sequence.places)] = sequence.places
+        self._cos, self._sin = self._back(places)
         self._position = np.array([s.position for s in sequences], np.int32)
         self._accumulate = np.array([part.accumulate for part in self.parts[: self._single]])
 
@@ -90,12 +97,15 @@ class FastAttention(PagedAttention):
                 as_numpy(value.transpose(0, 1).contiguous()),
                 *self._pool,
                 self._table[layer],
+                self._moved[layer],
                 self._blocks[layer],
                 self._shared[layer],
                 self._offset[layer],
                 self._position,
                 self._accumulate,
                 np.float32(scaling),
+                self._cos,
+                self._sin,
                 torch.get_num_threads(),
                 out.numpy(),
             )
@@ -107,24 +117,37 @@ class FastAttention(PagedAttention):
         extra = -part.rows % _STEP  # behind the rows, where none of them can see
         query, key, value = (torch.nn.functional.pad(one, (0, 0, 0, extra)) for one in (query, key, value))
         out = torch.empty_like(query)
-        for heads, ids, fills in self._stretches(layer, part):
+        for heads, ids, fills, shifts in self._stretches(layer, part):
             unseen = -int(fills.sum()) % _STEP
             keys = self._gather(self.pool.keys, ids, fills, unseen, key[heads])
+            if shifts.any():
+                assert self.pool.rotation is not None, "only where it is known how to turn, entries are moved"
+                held = slice(unseen, keys.shape[1] - key.shape[1])
+                by = torch.from_numpy(np.repeat(shifts, fills))
+                keys[:, held] = self.pool.rotation.turn(keys[:, held], by)
             values = self._gather(self.pool.values, ids, fills, unseen, value[heads])
             _attend_tiles(query[heads], keys, values, unseen, scaling, out[heads])
         return out[:, :, : part.rows]
 
-    def _stretches(self, layer: int, part: Part) -> list[tuple[slice, np.ndarray, np.ndarray]]:
-        """Heads, the ids `[heads, blocks]` of the blocks that they held before this batch, and how many entries
-        are in each `[blocks]`: all heads at once if their blocks are filled alike."""
+    def _back(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cosine and sine, `[..., pairs]`, that turn queries back instead of turning keys on."""
+        if self.pool.rotation is None:
+            return np.ones((*places.shape, 0), np.float32), np.zeros((*places.shape, 0), np.float32)
+        cos, sin = self.pool.rotation.angles(-torch.from_numpy(places))
+        return cos.numpy(), sin.numpy()
+
+    def _stretches(self, layer: int, part: Part) -> list[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
+        """Heads, the ids `[heads, blocks]` of the blocks that they held before this batch, how many entries are in
+        each `[blocks]`, and how much further on they stand: all heads at once if they are alike in that."""
         sequence, size = part.sequence, self.pool.block_size
         blocks = -(-sequence.own[layer] // size) + sequence.shared[layer]
         ids = sequence.table[layer, :, : blocks.max()]
         fills = np.where(np.arange(blocks.max()) < blocks[:, None], self.pool.fill[ids], 0)
-        if (fills == fills[0]).all():
-            return [(slice(None), ids, fills[0])]
+        shifts = sequence.shifts[layer, :, : blocks.max()]
+        if (fills == fills[0]).all() and (shifts == shifts[0]).all():
+            return [(slice(None), ids, fills[0], shifts[0])]
         return [
-            (slice(head, head + 1), ids[head : head + 1, :count], fills[head, :count])
+            (slice(head, head + 1), ids[head : head + 1, :count], fills[head, :count], shifts[head, :count])
             for head, count in enumerate(blocks)
         ]
 

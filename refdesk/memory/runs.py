@@ -56,6 +56,11 @@ class Run:
     freed_blocks: int
     users: int = 0
 
+    @cached_property
+    def shifts(self) -> Ids:
+        """It stands where it was read."""
+        return np.zeros_like(self.table)
+
     def ids(self) -> Ids:
         """Its blocks."""
         return self.table[np.arange(self.table.shape[2]) < self.blocks[..., None]]

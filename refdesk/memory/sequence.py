@@ -1,6 +1,7 @@
 """What one sequence holds: a block table and a length for every layer and KV head."""
 
 from collections.abc import Iterable
+from itertools import repeat
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,9 @@ class Held(Protocol):
     table: Ids
 
     @property
+    def shifts(self) -> Ids: ...
+
+    @property
     def blocks(self) -> Counts: ...
 
     @property
@@ -32,31 +36,41 @@ class Sequence:
     differ, which is what eviction is for; the order of entries within a row means nothing. All counts are
     `[layers, kv_heads]`.
 
+    `shifts`, as `table`: how much further on than where they were read the entries of a block stand for this
+    sequence. Others share them at other places, so keys stay as they are, and attention sees to it. `places`: all
+    the shifts that there are, ascending from 0.
+
     `start`: the position of its first token. `position`: of the next one. `seen`: tokens read so far, those of
     others not counted.
     """
 
-    def __init__(self, pool: BlockPool, behind: Iterable[Held] = (), position: int = 0) -> None:
+    def __init__(
+        self, pool: BlockPool, behind: Iterable[Held] = (), position: int = 0, by: Iterable[int] | None = None
+    ) -> None:
+        """`behind` what others hold, each moved on `by` so many positions: not at all where that is not given."""
         self.pool = pool
         self.start = self.position = position
         self.seen = 0
         shape = (pool.shape.layers, pool.shape.kv_heads)
         self.table: Ids = np.zeros((*shape, 8), np.int32)
+        self.shifts: Ids = np.zeros_like(self.table)
         self.shared: Counts = np.zeros(shape, np.int64)
         self.shared_entries: Counts = np.zeros(shape, np.int64)
         self.own_blocks: Counts = np.zeros(shape, np.int64)
         self.own: Counts = np.zeros(shape, np.int64)
         self.freed = 0  # entries evicted so far, over all layers and heads
         self.freed_blocks = 0
-        for held in behind:
-            self._share(held)
+        for held, shift in zip(behind, repeat(0) if by is None else by, strict=by is not None):
+            self._share(held, shift)
+        self.places: Ids = np.unique(np.append(self.shifts, np.int32(0)))
 
-    def _share(self, held: Held) -> None:
+    def _share(self, held: Held, shift: int) -> None:
         self._make_room(int((self.shared + held.blocks).max()))
         column = np.arange(self.table.shape[2])
         source = np.arange(held.table.shape[2]) < held.blocks[..., None]
         target = (column >= self.shared[..., None]) & (column < (self.shared + held.blocks)[..., None])
         self.table[target] = held.table[source]
+        self.shifts[target] = held.shifts[source] + shift
         self.shared = self.shared + held.blocks
         self.shared_entries = self.shared_entries + held.entries
 
@@ -154,6 +168,12 @@ class Sequence:
         flat: NDArray[np.int64] = (ids[:, None] * size + np.arange(size))[inside]
         return flat
 
+    def held_shifts(self, layer: int, head: int) -> NDArray[np.int64]:
+        """Of each of them, how much further on it stands than where it was read."""
+        count = self.blocks[layer, head]
+        fill = self.pool.fill[self.table[layer, head, :count]]
+        return np.repeat(self.shifts[layer, head, :count], fill).astype(np.int64)
+
     def _keep(self, own: Counts) -> int:
         """Keep so many own entries of every row; how many blocks went back to the pool."""
         keep = -(-own // self.pool.block_size)
@@ -184,6 +204,5 @@ class Sequence:
 
     def _make_room(self, columns: int) -> None:
         if columns > self.table.shape[2]:
-            wider = np.zeros((*self.table.shape[:2], max(columns, 2 * self.table.shape[2])), np.int32)
-            wider[:, :, : self.table.shape[2]] = self.table
-            self.table = wider
+            more = ((0, 0), (0, 0), (0, max(columns - self.table.shape[2], self.table.shape[2])))
+            self.table, self.shifts = np.pad(self.table, more), np.pad(self.shifts, more)

@@ -75,6 +75,8 @@ class Engine:
         if request.heads is not None:
             check_fit(request.heads, self._model)
         self._check_policy(request)
+        if request.in_line and not self.moves_entries:
+            raise InvalidOption("in_line", True, f"false, for how {self._model.name} turns its keys is not known")
         end = request.layout.end(self.chunk_tokens, request.room)
         if end > self._model.window:
             raise PromptTooLong(end - request.room, request.room, self._model.window)

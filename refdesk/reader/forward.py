@@ -11,7 +11,6 @@ from refdesk.memory.attention import PagedAttention, Part, ReferenceAttention
 from refdesk.memory.errors import UnsupportedAttention
 from refdesk.memory.fast_attention import FastAttention
 from refdesk.memory.pool import BlockPool, CacheShape
-from refdesk.memory.rotation import Rotation
 from refdesk.memory.sequence import Sequence
 from refdesk.reader.adapter import Adapter
 from refdesk.reader.model import ReaderModel
@@ -30,16 +29,13 @@ def cache_shape(model: ReaderModel) -> CacheShape:
     )
 
 
-# Rope types whose frequencies are not the same for every length of text.
-_CHANGING = ("dynamic", "longrope")
-
 # Kernels are made for each number of rows; padded to multiples of so many, they are few and are found made.
 _ROWS = 32
 
 
 class Forward:
     """Runs batches through the model, whose own code is untouched: its attention function is replaced by one over
-    the pool, until `close()`. The pool is told how the model turns its keys, if that can be found out.
+    the pool, until `close()`. The pool is told how the model turns its keys, if that is known.
 
     Raises:
         UnsupportedAttention: the model keeps more than keys and values, or asks attention for more.
@@ -55,7 +51,7 @@ class Forward:
         self._model = model.model
         self._low_rank = model.low_rank
         self._device = model.device
-        self._far = model.window // 2  # a position at which much has been turned
+        pool.rotation = model.rotation
         fast = model.device.type == "cpu" and model.dtype in (torch.bfloat16, torch.float32)
         self.attention: PagedAttention = FastAttention(pool) if fast else ReferenceAttention(pool)
         self._name = f"refdesk_{id(self):x}"
@@ -70,12 +66,8 @@ class Forward:
     def _try(self, sequence: Sequence) -> None:
         """Read two chunks: a model that cannot be run is told now, and the first question finds kernels made."""
         try:
-            for rows, position in ((2, 0), (1, self._far)):
-                sequence.position = position
+            for rows in (2, 1):
                 self((Part(sequence, rows),), [0] * rows, [])
-            rotation = rotation_of(self._model)
-            if rotation is not None and _turns(rotation, sequence):
-                sequence.pool.rotation = rotation
         finally:
             sequence.release()
         layers = sequence.pool.shape.layers
@@ -120,24 +112,3 @@ class Forward:
         """Give the model its own attention back."""
         self._model.set_attn_implementation(self._before)
         del ALL_ATTENTION_FUNCTIONS[self._name]
-
-
-def rotation_of(model: torch.nn.Module) -> Rotation | None:
-    """How the model seems to turn queries and keys: as the only module says that has frequencies for it. None
-    where there is no such module, or it changes them with the length of the text."""
-    found = [module for module in model.modules() if isinstance(getattr(module, "inv_freq", None), torch.Tensor)]
-    if len(found) != 1 or getattr(found[0], "rope_type", "default") in _CHANGING:
-        return None
-    frequencies: torch.Tensor = found[0].inv_freq  # type: ignore[assignment]
-    return Rotation(frequencies)
-
-
-def _turns(rotation: Rotation, sequence: Sequence) -> bool:
-    """Whether the keys of one token, read several times over, are turned so. All of it saw nothing but its like,
-    so that in every layer the keys differ by their positions alone."""
-    pool = sequence.pool
-    slots = sequence.own_slots()[0].to(pool.keys.device)
-    keys = pool.keys.view(-1, pool.shape.head_dim)[slots].float()
-    expected = rotation.turn(keys[:, :, :1].expand_as(keys), pool.positions.view(-1)[slots])
-    rounding = max(4 * torch.finfo(pool.shape.dtype).eps, 1e-3)
-    return bool(((keys - expected).norm(dim=-1) <= rounding * keys.norm(dim=-1)).all())

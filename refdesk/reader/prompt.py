@@ -1,9 +1,10 @@
 """Question and passages, made into what the model reads.
 
 A prompt is made of segments: what stands before the passages, each passage, the question. Together they are read
-as one text; apart, every passage behind the first segment and blind to the others, which lets requests share it. A
-passage carries its title but no rank, so its segment is the same in every request that uses it. Nothing is cut
-silently: a passage is read whole or not at all, and `Prompt.dropped` names those that are not.
+as one text; apart, every passage behind the first segment and blind to the others, which lets requests share it;
+for the question they stand in line, one behind the other, if the window has room for that. A passage carries its
+title but no rank, so its segment is the same in every request that uses it. Nothing is cut silently: a passage is
+read whole or not at all, and `Prompt.dropped` names those that are not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,8 @@ _MARK = "\u2063refdesk\u2063"  # stands for the content while the chat template 
 class Prompt:
     """What the model reads: `system`, `passages` (one segment each, of those `used`), `question`, in token ids.
     `dropped` did not fit, best first in both. `reading`: how the passages are to be read. `catalyst`: what the
-    memory's policy wants read behind each chunk. Where the policy wants the question first, it ends `system`."""
+    memory's policy wants read behind each chunk. Where the policy wants the question first, it ends `system`.
+    `in_line`: passages read apart stand one behind the other for the question, else all at the same positions."""
 
     system: tuple[int, ...]
     passages: tuple[tuple[int, ...], ...]
@@ -48,6 +50,7 @@ class Prompt:
     dropped: tuple[Passage, ...]
     reading: Reading
     catalyst: tuple[int, ...] = ()
+    in_line: bool = False
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -87,9 +90,11 @@ class Segments:
         memory: MemoryOptions = KEEP_EVERYTHING,
         chunk: int = 0,
         question_first: bool = False,
+        moves: bool = False,
     ) -> Prompt:
         """The longest prompt that leaves room for `max_new_tokens` in the window, as `memory` holds what is read
-        in chunks of `chunk`. The rest as in `build_prompt`, which see."""
+        in chunks of `chunk`. `moves`: the model's entries can be given other positions. The rest as in
+        `build_prompt`, which see."""
         check_reading(reading)
         policy = memory.policy
         ahead = question_first or (policy is not None and policy.question_first)
@@ -99,8 +104,8 @@ class Segments:
             raise PromptTooLong(len(system) + len(self.asked), max_new_tokens, window, "the question")
         lengths = [len(passage) for passage in self.passages]
 
-        def fits(tokens: int, passages: tuple[int, ...] = (), parts: int = 1) -> bool:
-            layout = Layout(memory, tokens, len(system), passages, parts, len(catalyst))
+        def fits(tokens: int, passages: tuple[int, ...] = (), parts: int = 1, in_line: bool = False) -> bool:
+            layout = Layout(memory, tokens, len(system), passages, parts, len(catalyst), in_line)
             return layout.end(chunk, max_new_tokens) <= window
 
         def fit_apart() -> list[bool]:
@@ -119,6 +124,8 @@ class Segments:
             raise PromptTooLong(least, max_new_tokens, window, "the question with the best passage")
         if reading == "together" and policy is not None and policy.compact:  # the system segment is held whole
             Layout(memory, sum(compress(lengths, fit)) + len(self.asked), len(system)).own.check()
+        each = tuple(map(len, set(compress(self.passages, fit))))
+        in_line = moves and reading == "apart" and fits(len(self.asked), each, len(each), in_line=True)
         return Prompt(
             system=system,
             passages=tuple(compress(self.passages, fit)),
@@ -127,6 +134,7 @@ class Segments:
             dropped=tuple(passage for passage, kept in zip(self.ranked, fit, strict=True) if not kept),
             reading=reading,
             catalyst=catalyst,
+            in_line=in_line,
         )
 
 
@@ -142,17 +150,18 @@ def build_prompt(
 ) -> Prompt:
     """The longest prompt that leaves room for `max_new_tokens` in the model's window.
 
-    `passages` come best first. Read together, the worst are dropped until the rest fits; read apart, they stand at
-    the same positions, and only a passage is dropped that does not fit by itself. `auto` is together if all of
-    them fit so, else apart. Without any passages, the model is asked what it knows by itself. `question_first`:
-    the question stands also in front of the passages.
+    `passages` come best first. Read together, the worst are dropped until the rest fits; read apart, only a
+    passage is dropped that does not fit by itself: they stand in line, or else at the same positions. `auto` is
+    together if all of them fit so, else apart. Without any passages, the model is asked what it knows by itself.
+    `question_first`: the question stands also in front of the passages.
 
     Raises:
         PromptTooLong: the question alone does not fit, or not even with the best passage only.
         InvalidOption: an unknown reading, or a model whose chat template has no use for a user's text as it is.
     """
     segments = encode_segments(question, passages, model, form)
-    return segments.fitted(model.window, max_new_tokens, reading, question_first=question_first)
+    moves = model.rotation is not None
+    return segments.fitted(model.window, max_new_tokens, reading, question_first=question_first, moves=moves)
 
 
 def encode_segments(

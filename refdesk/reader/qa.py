@@ -260,10 +260,10 @@ class QA:
         that fits the window as it is to be read, and the budget; else all of it is read under a budget, and
         passages are dropped only where not even that is possible."""
         segments = encode_segments(question, passages, self._model, options.form)
-        window, chunk = self._model.window, self._engine.chunk_tokens
+        window, chunk, moves = self._model.window, self._engine.chunk_tokens, self._engine.moves_entries
 
         def fitted(memory: MemoryOptions) -> Prompt:
-            return segments.fitted(window, room, options.reading, memory=memory, chunk=chunk)
+            return segments.fitted(window, room, options.reading, memory=memory, chunk=chunk, moves=moves)
 
         asked = options.memory
         if not asked.auto:
@@ -279,7 +279,7 @@ class QA:
             chunk,
             shared=options.reading == "apart",
             heads=options.heads is not None,
-            moves=self._engine.moves_entries,
+            moves=moves,
         )
         try:
             thinned = fitted(chosen)
@@ -344,6 +344,7 @@ def _request(
         continuations=(reference,) if reference else (),
         adapter=options.adapter,
         catalyst=prompt.catalyst,
+        in_line=prompt.in_line,
         heads=options.heads if policy is not None and policy.learned else None,
     )
 

@@ -169,9 +169,19 @@ class Scheduler:
                 in_work.reading = self._run_reading(in_work)
         for job in self._running:
             if not job.sequences and len(job.runs) == len(job.keys):
-                held = {run.key: run for run in job.runs}
-                position = max((run.position for run in job.runs), default=0)
-                job.begin(Sequence(self._pool, [held[key] for key in job.keys], position))
+                job.begin(self._behind_runs(job))
+
+    def _behind_runs(self, job: Job) -> Sequence:
+        """A sequence behind the runs of a job; in line, each is moved on behind the one in front of it."""
+        held = {run.key: run for run in job.runs}
+        runs = [held[key] for key in job.keys]
+        by: list[int] = []
+        position = 0
+        for run in runs:
+            start = 0 if run.key.behind is None else held[run.key.behind].position
+            by.append(position - start if job.request.in_line else 0)
+            position = max(position, run.position + by[-1])
+        return Sequence(self._pool, runs, position, by)
 
     def _run_reading(self, in_work: _RunInWork) -> Reading:
         key = in_work.key

@@ -86,11 +86,14 @@ def test_answers_are_learned_from_the_last_token_of_the_prompt_to_the_end_token_
 
 
 @pytest.mark.parametrize("passages", [1, 2, 5])
-def test_passages_apart_begin_behind_the_system_prompt_and_branches_behind_the_longest(
-    passages: int, model: ReaderModel
+@pytest.mark.parametrize("narrow", [False, True])
+def test_passages_apart_begin_behind_the_system_prompt_and_branches_behind_all_in_line_or_behind_the_longest(
+    narrow: bool, passages: int, model: ReaderModel, tiny: Tiny
 ) -> None:
     whole = lesson("apart", passages, 3)
     encoded = encode_lesson(whole, model)
+    if narrow and passages > 1:  # by one position for the longest exercise, and so for none
+        encoded = encode_lesson(whole, tiny("llama", int(encoded.positions.max()) + 1))
     prompt, _ = alone(whole.exercises[0], whole, model)
     places = groups_of(encoded)
     assert set(places) == {*range(-3, passages + 1)}
@@ -99,7 +102,13 @@ def test_passages_apart_begin_behind_the_system_prompt_and_branches_behind_the_l
     for index, segment in enumerate(prompt.passages, start=1):
         assert encoded.token_ids[places[index]].tolist() == list(segment)
         assert encoded.positions[places[index]].tolist() == list(range(system, system + len(segment)))
-    behind = system + max(map(len, prompt.passages))
+    lengths = [len(segment) for segment in prompt.passages]
+    in_line = not narrow or passages == 1
+    for index in range(passages):
+        shift = sum(lengths[:index]) if in_line else 0
+        assert (encoded.shifts[places[index + 1]] == shift).all()
+    assert not encoded.shifts[encoded.groups <= 0].any()
+    behind = system + (sum(lengths) if in_line else max(lengths))
     for number in range(3):
         found = encoded.positions[places[-1 - number]]
         assert found.tolist() == list(range(behind, behind + len(found)))
@@ -152,6 +161,7 @@ def test_an_exercise_is_as_likely_in_training_as_in_the_engine_by_itself(
                 passages=prompt.passages if apart else (),
                 token_ids=prompt.question if apart else prompt.token_ids[len(prompt.system) :],
                 continuations=(answer,),
+                in_line=prompt.in_line,
                 max_new_tokens=1,
             )
             (nll,) = engine.submit(request).result().continuation_nll
@@ -179,7 +189,7 @@ def test_the_question_can_stand_ahead_of_the_passages_too(reading: str, model: R
     assert not encoded.groups[: encoded.frame].any()
     assert encoded.positions[: encoded.frame].tolist() == list(range(encoded.frame))
     lengths = [len(passage) for passage in prompt.passages]
-    behind = encoded.frame + (sum(lengths) if reading == "together" else max(lengths))
+    behind = encoded.frame + sum(lengths)
     assert encoded.positions[encoded.groups < 0].tolist() == list(
         range(behind, behind + len(prompt.question) + len(answer) - 1)
     )

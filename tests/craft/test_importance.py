@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from refdesk.craft.encoding import EncodedLesson, encode_lesson
 from refdesk.craft.heads_training import LearningHeads
@@ -24,6 +23,7 @@ from refdesk.reader.errors import AdapterMismatch
 from refdesk.reader.forward import Forward, cache_shape
 from refdesk.reader.model import ReaderModel
 from tests.craft.worlds import lesson
+from tests.reader.in_line import plain_attention
 from tests.reader.test_adapter import merged, packed, trained
 
 pytestmark = [
@@ -48,10 +48,10 @@ def test_the_highest_of_all_rows_and_heads_of_a_group_counts() -> None:
 @dataclass
 class Witness:
     """What the layers of a model compute of their own: projections behind any norm and before any position, by
-    hooks, and turned queries and keys, by an eager attention."""
+    hooks, and turned queries and keys, as they stand for passages and for branches."""
 
     projected: list[dict[str, torch.Tensor]] = field(default_factory=list)
-    turned: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    turned: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
     def watch(self, model: Any, encoded: EncodedLesson) -> None:
         handles = []
@@ -66,21 +66,11 @@ class Witness:
                     seen[name] = out[0].reshape(len(encoded.token_ids), -1)
 
                 handles.append(module.register_forward_hook(note))
-        eager = ALL_ATTENTION_FUNCTIONS["sdpa"]
-
-        def noting(module: Any, query: torch.Tensor, key: torch.Tensor, *more: Any, **options: Any) -> Any:
-            self.turned.append((query[0], key[0]))
-            return eager(module, query, key, *more, **options)
-
-        ALL_ATTENTION_FUNCTIONS["witness"] = noting
-        before = model.config._attn_implementation
-        model.set_attn_implementation("witness")
-        mask = torch.zeros(encoded.mask().shape).masked_fill(~torch.from_numpy(encoded.mask()), -torch.inf)
+        mask, shifts = torch.from_numpy(encoded.mask()), torch.from_numpy(encoded.shifts)
         ids, positions = (torch.from_numpy(a)[None] for a in (encoded.token_ids, encoded.positions))
-        with torch.no_grad():
-            model(input_ids=ids, position_ids=positions, attention_mask=mask[None, None], use_cache=False)
-        model.set_attn_implementation(before)
-        del ALL_ATTENTION_FUNCTIONS["witness"]
+        branches = torch.from_numpy(encoded.groups < 0)
+        with plain_attention(model, mask, shifts, branches) as self.turned, torch.no_grad():
+            model(input_ids=ids, position_ids=positions, use_cache=False)
         for handle in handles:
             handle.remove()
 
@@ -112,8 +102,10 @@ def test_labels_and_what_heads_are_shown_are_those_of_the_model_s_own_attention(
     found = reader.read(encoded)
     reader.close()
     assert len(found.inputs) == len(found.labels) == 3
-    for layer, (query, key) in enumerate(witness.turned):
-        torch.testing.assert_close(found.labels[layer], brute_force(query, key, encoded), atol=1e-4, rtol=1e-4)
+    for layer, (query, _, looked_at) in enumerate(witness.turned):
+        torch.testing.assert_close(
+            found.labels[layer], brute_force(query, looked_at, encoded), atol=1e-4, rtol=1e-4
+        )
         shown = torch.cat([witness.projected[layer][name] for name in "qkv"], dim=1)[encoded.document]
         assert shown.shape[1] == (HEADS + 2 * KV_HEADS) * DIM
         torch.testing.assert_close(found.inputs[layer], shown, atol=1e-4, rtol=1e-4)

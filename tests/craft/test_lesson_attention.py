@@ -1,6 +1,7 @@
 """The attention that trains, forward and backward, against torch's own with the whole mask."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,12 +34,13 @@ LESSONS: dict[str, tuple[int, list[int], list[int]]] = {
 }
 
 
-def lesson_of(front: int, passages: list[int], branches: list[int]) -> EncodedLesson:
-    """Only who sees whom counts here."""
+def lesson_of(front: int, passages: list[int], branches: list[int], *, in_line: bool = False) -> EncodedLesson:
+    """Only who sees whom counts here, and where."""
     sizes = [(0, front), *enumerate(passages, start=1), *((-1 - n, size) for n, size in enumerate(branches))]
     groups = np.asarray([group for group, size in sizes for _ in range(size)], dtype=np.int64)
     zeros = np.zeros(len(groups), dtype=np.int64)
-    return EncodedLesson(zeros, zeros, groups, zeros, zeros, zeros)
+    shifts = np.asarray([sum(passages[: max(group - 1, 0)]) for group in groups]) if in_line else zeros
+    return EncodedLesson(zeros, zeros, groups, shifts, zeros, zeros, zeros)
 
 
 def tensors(tokens: int, heads: int, kv_heads: int, dtype: torch.dtype, seed: int = 0) -> Tensors:
@@ -58,11 +60,13 @@ def plain(
     return found.transpose(1, 2)
 
 
-def both(fresh: Fresh, name: str, heads: int, kv_heads: int, dtype: torch.dtype) -> tuple[Tensors, Tensors]:
+def both(
+    fresh: Fresh, name: str, heads: int, kv_heads: int, dtype: torch.dtype, *, in_line: bool = False
+) -> tuple[Tensors, Tensors]:
     """The output and the three gradients, of the training's attention and of the plain one in float32."""
-    model = fresh().model
-    encoded = lesson_of(*LESSONS[name])
-    attention = LessonAttention(model)
+    model, rotation = fresh().model, fresh().rotation
+    encoded = lesson_of(*LESSONS[name], in_line=in_line)
+    attention = LessonAttention(model, rotation)
     attention.read(encoded)
     *inputs, gradient = tensors(len(encoded.groups), heads, kv_heads, dtype)
     query, key, value = mine = [t.clone().requires_grad_() for t in inputs]
@@ -72,6 +76,12 @@ def both(fresh: Fresh, name: str, heads: int, kv_heads: int, dtype: torch.dtype)
     attention.close()
     query, key, value = exact = [t.float().requires_grad_() for t in inputs]
     expected = plain(query, key, value, torch.from_numpy(encoded.mask()))
+    if in_line:
+        assert rotation is not None
+        far = plain(
+            query, rotation.turn(key, torch.from_numpy(encoded.shifts)), value, torch.from_numpy(encoded.mask())
+        )
+        expected = torch.where(torch.from_numpy(encoded.groups < 0)[None, :, None, None], far, expected)
     return found, (expected, *torch.autograd.grad(expected, exact, gradient.float()))
 
 
@@ -83,9 +93,24 @@ def test_it_is_masked_attention_forward_and_backward(name: str, heads: int, kv_h
         torch.testing.assert_close(mine, exact, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (9, 3)])
+@pytest.mark.parametrize("name", ["apart", "whole tiles", "over tiles", "many branches"])
+def test_branches_see_passages_in_line_where_they_would_stand_then(
+    name: str, heads: int, kv_heads: int, fresh: Fresh
+) -> None:
+    found, exact = both(fresh, name, heads, kv_heads, torch.float32, in_line=True)
+    for mine, expected in zip(found, exact, strict=True):
+        torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-5)
+    abreast, _ = both(fresh, name, heads, kv_heads, torch.float32)
+    front = lesson_of(*LESSONS[name]).groups >= 0
+    assert torch.equal(found[0][:, front], abreast[0][:, front])
+    assert not torch.allclose(found[0][:, ~front], abreast[0][:, ~front], atol=1e-3)
+
+
+@pytest.mark.parametrize("in_line", [False, True])
 @pytest.mark.parametrize("name", LESSONS)
-def test_in_bfloat16_it_is_so_to_its_rounding(name: str, fresh: Fresh) -> None:
-    for mine, exact in zip(*both(fresh, name, 4, 2, torch.bfloat16), strict=True):
+def test_in_bfloat16_it_is_so_to_its_rounding(name: str, in_line: bool, fresh: Fresh) -> None:
+    for mine, exact in zip(*both(fresh, name, 4, 2, torch.bfloat16, in_line=in_line), strict=True):
         assert mine.dtype == torch.bfloat16
         error = (mine.float() - exact).norm() / exact.norm()
         assert error < 0.01  # 8 bits: 0.004 for each rounding
@@ -116,6 +141,7 @@ def test_a_whole_model_says_and_learns_the_same_as_with_its_own_attention(
 ) -> None:
     model = fresh(kind)
     encoded = encode_lesson(lesson(reading, passages, 4), model)  # type: ignore[arg-type]
+    encoded = replace(encoded, shifts=np.zeros_like(encoded.shifts))  # its own attention has one place for a key
     ids, positions = (torch.from_numpy(a)[None] for a in (encoded.token_ids, encoded.positions))
     weights = [p.requires_grad_() for name, p in model.model.named_parameters() if "_proj" in name]
 

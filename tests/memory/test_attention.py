@@ -24,7 +24,7 @@ both = pytest.mark.parametrize("kind", [ReferenceAttention, FastAttention])
 
 def play(world: World) -> list[Read]:
     """All that can be in a batch, in one life of a pool: prompts in parts, decoding, ragged lengths, runs with
-    blocks half filled in front, forks."""
+    blocks half filled in front, at several places, forks."""
     reads = []
     runs = Runs(world.pool, limit=world.pool.blocks)
     prefix = world.story()
@@ -40,18 +40,23 @@ def play(world: World) -> list[Read]:
         (runs.add(RunKey((index,), key), passage.sequence), passage.own) for index, passage in enumerate(passages)
     ]
     alone, behind_one = world.story(), world.story(prefix_run)
-    behind_all = world.story(prefix_run, *passage_runs)
-    reads.append(world.read(Turn(behind_one, 1), Turn(alone, 13), Turn(behind_all, 3)))
-    reads.append(world.read(Turn(alone, 1), Turn(behind_one, 1), Turn(behind_all, 6)))
-    for story in (alone, behind_one, behind_all):
+    behind_all, in_line = (
+        world.story(prefix_run, *passage_runs),
+        world.story(prefix_run, *passage_runs, by=(0, 0, 6)),
+    )
+    moved = world.story(*passage_runs[::-1], by=(500, 3))
+    several = [Turn(one, rows) for rows, one in enumerate((behind_all, in_line, moved), start=3)]
+    reads.append(world.read(Turn(behind_one, 1), Turn(alone, 13), *several))
+    reads.append(world.read(Turn(alone, 1), Turn(behind_one, 1), Turn(in_line, 1), Turn(behind_all, 6)))
+    for story in (alone, behind_one, behind_all, in_line):
         world.thin(story, 0.5)
-    forks = [world.fork(alone), world.fork(behind_all)]
+    forks = [world.fork(alone), world.fork(behind_all), world.fork(in_line), world.fork(moved)]
     for _ in range(5):
         reads.append(world.read(Turn(behind_one, 1), *(Turn(fork, 1) for fork in forks)))
-    reads.append(world.read(Turn(forks[1], 1), Turn(behind_one, 1), Turn(forks[0], 5)))
+    reads.append(world.read(Turn(forks[1], 1), Turn(behind_one, 1), Turn(forks[0], 5), Turn(forks[3], 2)))
     world.thin(forks[0], 0.3)
     reads.append(world.read(Turn(forks[1], 1), Turn(forks[0], 1)))
-    live: list[Story] = [alone, behind_one, behind_all, *forks]
+    live: list[Story] = [alone, behind_one, behind_all, in_line, moved, *forks]
     for story in live:
         story.check()
     world.pool.check_integrity([*runs.ids(), *(story.sequence.own_ids() for story in live)])

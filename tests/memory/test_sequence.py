@@ -102,6 +102,26 @@ def test_what_is_in_front_belongs_to_others() -> None:
     assert held_positions(first, 0, 0) == list(range(5))
 
 
+def test_what_others_hold_can_stand_further_on_for_one_sequence_and_not_for_another() -> None:
+    pool = pool_of()
+    first, second = Sequence(pool), Sequence(pool)
+    write(first, 5)
+    write(second, 9)
+    here, there = Sequence(pool, [first, second], 14, (0, 5)), Sequence(pool, [second, first], 114, (100, 9))
+    for sequence in (here, there):
+        write(sequence, 40)
+    own = [0] * 40
+    assert here.held_shifts(1, 2).tolist() == [0] * 5 + [5] * 9 + own
+    assert there.held_shifts(1, 2).tolist() == [100] * 9 + [9] * 5 + own
+    assert (here.places.tolist(), there.places.tolist()) == ([0, 5], [0, 9, 100])
+    fork = Sequence(pool, [there], 120, (7,))
+    write(fork, 2)
+    assert fork.held_shifts(0, 0).tolist() == [107] * 9 + [16] * 5 + [7] * 40 + [0] * 2
+    assert fork.places.tolist() == [0, 7, 16, 107]
+    with pytest.raises(ValueError, match="shorter"):
+        Sequence(pool, [first, second], 14, (0,))
+
+
 def test_a_fork_of_a_fork_holds_everything_in_front_of_both() -> None:
     pool = pool_of()
     sequences = [Sequence(pool)]

@@ -1,7 +1,7 @@
 """The oracle: sequences beside a full memory of everything they were told, and plain attention over that."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -10,6 +10,7 @@ from refdesk.memory.eviction import compact
 from refdesk.memory.policy import EvictionPolicy
 from refdesk.memory.pool import BlockPool, CacheShape
 from refdesk.memory.retaining_heads import RetainingHeads
+from refdesk.memory.rotation import Rotation
 from refdesk.memory.sequence import Held, Sequence
 
 CPU = torch.device("cpu")
@@ -148,6 +149,8 @@ class World:
         for store in (self.pool.keys, self.pool.values, self.pool.scores, self.pool.novelty):
             store.fill_(float("nan"))  # what nobody wrote must not be read
         self.pool.positions.fill_(-1)
+        pairs = self.pool.shape.head_dim // 2 - 1  # of which two dimensions are not turned
+        self.pool.rotation = self._rotation = Rotation(10.0 ** -torch.linspace(0, 4, pairs))
         self.attention = kind(self.pool)
         self.stories: list[Story] = []
         self._group = group
@@ -157,13 +160,14 @@ class World:
         for index, layer in enumerate(self._layers):
             layer.layer_idx = index  # type: ignore[assignment]
 
-    def story(self, *behind: tuple[Held, Told]) -> Story:
-        """A sequence behind what others hold."""
+    def story(self, *behind: tuple[Held, Told], by: tuple[int, ...] | None = None) -> Story:
+        """A sequence behind what others hold, moved on by so much."""
         front = self._nothing()
-        for _, told in behind:
-            front = front + told
+        for (_, told), shift in zip(behind, by or (0,) * len(behind), strict=True):
+            keys = self._rotation.turn(told.keys.double(), torch.tensor(shift)) if shift else told.keys
+            front = front + replace(told, keys=keys, positions=told.positions + shift)
         position = max(front.positions.tolist(), default=-1) + 1
-        sequence = Sequence(self.pool, [held for held, _ in behind], position)
+        sequence = Sequence(self.pool, [held for held, _ in behind], position, by)
         self.stories.append(Story(sequence, front, self._nothing()))
         return self.stories[-1]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from refdesk.memory.errors import InvalidMemory
-from refdesk.memory.options import MemoryOptions
+from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions
 from refdesk.memory.policies.infinipot import InfiniPot, InfiniPotQ
 from refdesk.memory.policies.locret import Locret, LocretQ
 from refdesk.memory.policies.streaming import Streaming
@@ -318,10 +318,12 @@ def by_length(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_whose_turning_is_not_known_runs_but_takes_no_policy_that_moves_entries(
     change: Callable[[Any, pytest.MonkeyPatch], None], tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = tiny("qwen3")
+    model = replace(tiny("qwen3"))  # which has not been asked yet
     change(model.model, monkeypatch)
     with Engine(model) as engine:
         assert not engine.moves_entries
+        with pytest.raises(InvalidOption, match="in_line is True; expected false"):
+            engine.submit(asked(Streaming(), 100, memory=KEEP_EVERYTHING, in_line=True))
         with pytest.raises(InvalidOption, match="'infinipot'; expected one that leaves positions as they are"):
             engine.submit(asked(InfiniPot(), 100))
         memory = MemoryOptions(Streaming(), budget=60)

@@ -114,6 +114,17 @@ def test_auto_reads_apart_what_does_not_fit_together_and_drops_nothing(tiny: Tin
     assert (apart.used, apart.dropped) == ((PASSAGES[0], PASSAGES[1]), (long,))
 
 
+def test_apart_they_stand_in_line_if_the_window_has_room_for_all_and_the_model_s_entries_can_be_moved(
+    tiny: Tiny,
+) -> None:
+    segments = encode_segments("where is it?", PASSAGES, tiny("llama", 8192))
+    room = build_prompt("where is it?", PASSAGES, tiny("llama", 8192), 100, "apart").tokens + 100
+    for window, moves, in_line in ((room, True, True), (room - 1, True, False), (room, False, False)):
+        prompt = segments.fitted(window, 100, "apart", moves=moves)
+        assert (prompt.in_line, prompt.used) == (in_line, tuple(PASSAGES))
+    assert not segments.fitted(8192, 100, "together", moves=True).in_line
+
+
 def test_both_readings_are_of_the_same_tokens_and_a_passage_is_the_same_at_every_rank(tiny: Tiny) -> None:
     model = tiny("llama", 8192)
     together = build_prompt("where?", PASSAGES, model, 50, "together")
@@ -212,8 +223,9 @@ def test_what_is_fitted_apart_is_what_the_engine_lets_in(seed: int) -> None:
     segments = Segments((1,) * 20, (), some, (2,) * 10, {"none": ()}, ranked)
     memory = MemoryOptions(Locret(), budget=rng.randint(200, 1500))
     try:
-        prompt = segments.fitted(600, 30, "apart", memory=memory, chunk=64)
+        prompt = segments.fitted(600, 30, "apart", memory=memory, chunk=64, moves=True)
     except PromptTooLong:
         return
     request = GenerationRequest(prompt.question, 30, prefix=prompt.system, passages=prompt.passages, memory=memory)
     assert request.layout.end(64, 30) <= 600
+    assert (replace(request, in_line=True).layout.end(64, 30) <= 600) == prompt.in_line

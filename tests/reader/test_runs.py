@@ -12,6 +12,7 @@ from refdesk.reader.engine import Engine
 from refdesk.reader.generation import Generation, GenerationRequest
 from refdesk.reader.job import Job
 from refdesk.reader.model import ReaderModel
+from tests.reader.in_line import plain_attention
 from tests.reader.stepped import SLOTS, Stepped, ids, made_heads, stepped
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -163,31 +164,34 @@ def test_a_window_larger_than_a_chunk_leaves_nothing_for_others_in_that_step(tin
 
 
 def masked(model: ReaderModel, request: GenerationRequest, behind: tuple[int, ...]) -> torch.Tensor:
-    """The oracle: logits of one plain forward in which no passage sees another and all stand behind the prefix."""
+    """The oracle: logits of one plain forward in which no passage sees another and all stand behind the prefix, or
+    in line for what is behind them all."""
     stretches = [request.prefix, *request.passages, request.token_ids + behind]
-    start, after = len(request.prefix), len(request.prefix) + max(map(len, request.passages), default=0)
-    firsts = [0, *(start for _ in request.passages), after]
+    lengths = [len(passage) for passage in request.passages]
+    start, after = len(request.prefix), sum(lengths) if request.in_line else max(lengths, default=0)
+    firsts = [0, *(start for _ in request.passages), start + after]
+    before = [sum(lengths[:index]) if request.in_line else 0 for index in range(len(lengths))]
+    shifts = torch.tensor([by for by, one in zip([0, *before, 0], stretches, strict=True) for _ in one])
     tokens = [token for stretch in stretches for token in stretch]
     positions = [first + i for first, stretch in zip(firsts, stretches, strict=True) for i in range(len(stretch))]
     owner = torch.tensor([i for i, stretch in enumerate(stretches) for _ in stretch])
     last = len(stretches) - 1
     seen = (owner[:, None] == owner) | (owner[:, None] == last) | (owner[None, :] == 0)
-    mask = torch.zeros(seen.shape).masked_fill(~(seen & torch.ones_like(seen).tril()), float("-inf"))
-    output = model.model(
-        input_ids=torch.tensor([tokens]), attention_mask=mask[None, None], position_ids=torch.tensor([positions])
-    )
+    with plain_attention(model.model, seen & torch.ones_like(seen).tril(), shifts, owner == last):
+        output = model.model(input_ids=torch.tensor([tokens]), position_ids=torch.tensor([positions]))
     logits: torch.Tensor = output.logits[0, -len(behind) - 1 :]
     return logits
 
 
 @pytest.mark.parametrize("passages", [PASSAGES, PASSAGES[:1], ()])
 @pytest.mark.parametrize("prefix", [PREFIX, ()])
+@pytest.mark.parametrize("in_line", [False, True])
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 def test_reading_apart_equals_masked_attention(
-    kind: str, prefix: tuple[int, ...], passages: tuple[tuple[int, ...], ...], tiny: Tiny
+    kind: str, in_line: bool, prefix: tuple[int, ...], passages: tuple[tuple[int, ...], ...], tiny: Tiny
 ) -> None:
     model = tiny(kind)
-    request = asked(17, 25, max_new_tokens=12, prefix=prefix, passages=passages)
+    request = asked(17, 25, max_new_tokens=12, prefix=prefix, passages=passages, in_line=in_line)
     expected: list[int] = []
     while len(expected) < 12 and not set(expected) & model.end_ids:
         expected.append(int(masked(model, request, tuple(expected))[-1].argmax()))
