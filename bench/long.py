@@ -1,9 +1,9 @@
-"""A document many times longer than the window, read once under a budget: memory and speed over its length, and what
-of five needles in it can still be found.
+"""A document many times longer than the window, read once under a budget: memory and speed over its length, and
+what of five needles in it can still be found.
 
-`python -m bench.long PATH [BUDGET [POLICY [TOKENS...]]]`, with the shipped adapter and heads. The document is a run,
-so the five questions share one reading of it, and no policy sees them; those that see a question would have to read
-it five times, and are refused.
+`python -m bench.long PATH [BUDGET [POLICY [TOKENS...]]]`, with the shipped adapter and heads. The document is a
+run, so the five questions share one reading of it, and no policy sees them; those that see a question would have to
+read it five times, and are refused.
 """
 
 import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importing torch reads that)
