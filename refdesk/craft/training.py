@@ -1,25 +1,20 @@
 """Training an adapter: LoRA on every linear layer, on lessons one after the other, resumable after any kill."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 
-from refdesk.craft.attention import LessonAttention
-from refdesk.craft.course import Course, Learned, Report, check_lessons
+from refdesk.craft.answering import AnswerCourse
+from refdesk.craft.course import Learned, Report, check_lessons
 from refdesk.craft.encoding import EncodedLesson
 from refdesk.craft.errors import InvalidRecipe
 from refdesk.craft.recipe import TrainingRecipe
 from refdesk.reader.adapter import Adapter
 from refdesk.reader.model import ReaderModel
-
-_CLIP = 1.0  # of the gradient's norm
-_FLOOR = 0.1  # of the learning rate, at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +43,16 @@ def train(
             start is of another rank or for other layers.
     """
     check_lessons(lessons, validation, recipe)
-    training = _Training(model, lessons, validation, recipe, checkpoint, start)
+    training = LoraCourse(model, lessons, validation, recipe, checkpoint, start)
     try:
         training.run(report)
         return training.outcome()
     finally:
-        training.attention.close()
+        training.close()
 
 
-class _Training(Course):
-    """Validation is the mean negative log-likelihood of the answers, each the mean of its tokens: of all, and by
-    the reading of their lessons."""
+class LoraCourse(AnswerCourse):
+    """LoRA (arXiv 2106.09685) by peft."""
 
     def __init__(
         self,
@@ -70,6 +64,7 @@ class _Training(Course):
         start: Adapter | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
+        self._start = start
         self._config = LoraConfig(
             r=recipe.rank,
             lora_alpha=recipe.alpha,
@@ -77,23 +72,13 @@ class _Training(Course):
             target_modules="all-linear",
             task_type="CAUSAL_LM",
         )
-        if recipe.checkpointing:
-            model.model.activation_checkpointing_enable({"use_reentrant": False})
-            model.model.train()
-        # In the model's own numbers: products of mixed numbers are slow. The exact weights are kept beside.
-        self._peft: Any = get_peft_model(model.model, self._config, autocast_adapter_dtype=False)
-        self.attention = LessonAttention(model.model, model.rotation)
-        self._weights = {name: p for name, p in self._peft.named_parameters() if p.requires_grad}
-        exact = {name: p.detach().float().clone() for name, p in self._weights.items()}
-        identity = model.fingerprint
-        if start is not None:
-            _copy(start, exact, recipe)
-            identity = f"{identity} {start.fingerprint}"
-        for weight in exact.values():
-            weight.grad = torch.zeros_like(weight)
-        optimizer = torch.optim.AdamW(exact.values(), weight_decay=recipe.weight_decay)
-        super().__init__(lessons, validation, recipe, checkpoint, exact, optimizer, identity)
-        self._use(exact)
+        network: Any = get_peft_model(model.model, self._config, autocast_adapter_dtype=False)
+        identity = model.fingerprint if start is None else f"{model.fingerprint} {start.fingerprint}"
+        super().__init__(model, network, lessons, validation, recipe, checkpoint, identity)
+
+    def _begin(self, exact: dict[str, torch.Tensor], recipe: TrainingRecipe) -> None:
+        if self._start is not None:
+            _copy(self._start, exact, recipe)
 
     def outcome(self) -> Outcome:
         """What it came to."""
@@ -101,77 +86,6 @@ class _Training(Course):
         values = {field.name: getattr(learned, field.name) for field in fields(learned)}
         values["state"] = {_saved_name(name): tensor for name, tensor in learned.state.items()}
         return Outcome(**values, config=self._config)
-
-    def _step(self, share: float) -> float:
-        """Learn from the next lessons, of `batch` exercises or a few more. The mean loss of a token.
-
-        All tokens weigh alike: were it all exercises, the word with which a long answer begins would weigh less
-        than that of a short one, and a model that can quote or abstain would learn to abstain.
-        """
-        self._peft.train()
-        for exact in self._exact.values():
-            exact.grad.zero_()
-        total, learned = 0.0, 0
-        lessons = list(self._batch())
-        for lesson in lessons:
-            loss = self._nll(lesson).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._collect()
-            total += loss.item()
-            learned += len(lesson.targets)
-        self._learned_from(lessons)
-        for exact in self._exact.values():
-            exact.grad /= learned
-        torch.nn.utils.clip_grad_norm_(self._exact.values(), _CLIP)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._recipe.learning_rate * _height(share, self._recipe.warmup)
-        self._optimizer.step()
-        self._use(self._exact)
-        return total / learned
-
-    def _size(self, lesson: EncodedLesson) -> int:
-        return lesson.count
-
-    def _nll(self, lesson: EncodedLesson) -> torch.Tensor:
-        """Of each supervised token its negative log-likelihood, `[supervised]`."""
-        self.attention.read(lesson)
-        ids, positions, rows, targets = (
-            torch.from_numpy(array).to(self._device)
-            for array in (lesson.token_ids, lesson.positions, lesson.rows, lesson.targets)
-        )
-        output = self._peft(
-            input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=rows
-        )
-        return torch.nn.functional.cross_entropy(output.logits[0].float(), targets, reduction="none")
-
-    def _collect(self) -> None:
-        """Add up gradients where small ones are not lost."""
-        for name, weight in self._weights.items():
-            if weight.grad is not None:
-                self._exact[name].grad += weight.grad
-                weight.grad = None
-
-    @torch.no_grad()
-    def _use(self, state: Mapping[str, torch.Tensor]) -> None:
-        for name, weight in self._weights.items():
-            weight.copy_(state[name])
-
-    def _assess(self, lessons: Sequence[EncodedLesson]) -> dict[str, float]:
-        self._peft.eval()
-        losses: dict[str, list[float]] = {}
-        for lesson in lessons:
-            reading = "apart" if (lesson.groups > 0).any() else "together"
-            sums = np.bincount(lesson.exercises, self._nll(lesson).cpu())
-            losses.setdefault(reading, []).extend((sums / np.bincount(lesson.exercises)).tolist())
-        every = [loss for some in losses.values() for loss in some]
-        return {"all": sum(every) / len(every), **{name: sum(some) / len(some) for name, some in losses.items()}}
-
-
-def _height(share: float, warmup: float) -> float:
-    """Of the learning rate: up in a line, down as a cosine."""
-    if share < warmup:
-        return max(share, 0.01 * warmup) / warmup
-    return _FLOOR + (1 - _FLOOR) * (1 + math.cos(math.pi * (share - warmup) / max(1 - warmup, 1e-9))) / 2
 
 
 def _copy(start: Adapter, exact: dict[str, torch.Tensor], recipe: TrainingRecipe) -> None:

@@ -12,7 +12,7 @@ from refdesk.craft.encoding import EncodedLesson, encode_lesson, encode_lessons
 from refdesk.craft.errors import InvalidLessons, LessonTooLong
 from refdesk.craft.lesson import Exercise, Lesson
 from refdesk.craft.recipe import TrainingRecipe
-from refdesk.craft.training import _Training
+from refdesk.craft.training import LoraCourse
 from refdesk.reader.engine import Engine
 from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.model import ReaderModel
@@ -167,10 +167,10 @@ def test_an_exercise_is_as_likely_in_training_as_in_the_engine_by_itself(
             (nll,) = engine.submit(request).result().continuation_nll
             expected.append(sum(nll) / len(nll))
     encoded = encode_lesson(whole, model)
-    training = _Training(model, [encoded], [encoded], TrainingRecipe(), tmp_path / "none")
+    training = LoraCourse(model, [encoded], [encoded], TrainingRecipe(), tmp_path / "none")
     sums = np.bincount(encoded.exercises, training._nll(encoded).detach())
     assert (sums / np.bincount(encoded.exercises)).tolist() == pytest.approx(expected, abs=1e-4)
-    training.attention.close()
+    training.close()
 
 
 @pytest.mark.parametrize("reading", READINGS)

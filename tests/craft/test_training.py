@@ -10,11 +10,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
+from refdesk.craft.answering import _height
 from refdesk.craft.course import Step
 from refdesk.craft.encoding import EncodedLesson, encode_lesson
 from refdesk.craft.errors import InvalidLessons, InvalidRecipe
 from refdesk.craft.recipe import TrainingRecipe
-from refdesk.craft.training import Outcome, _height, _Training, train
+from refdesk.craft.training import LoraCourse, Outcome, train
 from refdesk.reader.adapter import Adapter
 from refdesk.reader.model import ReaderModel
 from tests.craft.worlds import Killed, lesson, telling
@@ -113,7 +114,7 @@ def test_a_step_follows_the_gradient_of_the_mean_over_its_tokens(
     lessons = lessons_of(model)
     exercises = sum(one.count for one in lessons)
     recipe = replace(RECIPE, alpha=alpha, batch=exercises, epochs=1, checkpointing=checkpointing)
-    training = _Training(model, lessons, lessons, recipe, tmp_path / "none")
+    training = LoraCourse(model, lessons, lessons, recipe, tmp_path / "none")
     torch.manual_seed(recipe.seed)
     config = LoraConfig(r=4, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     plain: Any = get_peft_model(other.model, config)
@@ -136,7 +137,7 @@ def test_a_step_follows_the_gradient_of_the_mean_over_its_tokens(
     # AdamW's first step is as high as the learning rate, whatever the gradient; warm-up begins with a hundredth.
     moved = max((exact - weights[name]).abs().max().item() for name, exact in training._exact.items())
     assert moved == pytest.approx(0.01 * recipe.learning_rate, rel=0.02)
-    training.attention.close()
+    training.close()
 
 
 def test_it_learns_a_handful_of_lessons_by_heart(fresh: Fresh, tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_it_learns_a_handful_of_lessons_by_heart(fresh: Fresh, tmp_path: Path) -
 def test_every_epoch_has_every_lesson_once_in_an_order_of_its_own(fresh: Fresh, tmp_path: Path) -> None:
     model = fresh()
     lessons = [one for n in range(6) for one in lessons_of(model, 1, first=n)]
-    training = _Training(model, lessons, lessons, replace(RECIPE, batch=1, epochs=5), tmp_path / "none")
+    training = LoraCourse(model, lessons, lessons, replace(RECIPE, batch=1, epochs=5), tmp_path / "none")
     orders = []
     for _ in range(5):
         seen = []
@@ -170,7 +171,7 @@ def test_every_epoch_has_every_lesson_once_in_an_order_of_its_own(fresh: Fresh, 
     assert all(sorted(order) == list(range(6)) for order in orders)
     assert len({tuple(order) for order in orders}) > 1
     assert training._share() == 1
-    training.attention.close()
+    training.close()
 
 
 @pytest.mark.parametrize(("dropout", "dtype"), [(0.0, torch.float32), (0.3, torch.float32), (0.0, torch.bfloat16)])
@@ -248,7 +249,7 @@ def test_in_bfloat16_what_is_too_small_for_it_is_learned_all_the_same(fresh: Fre
     model = fresh("llama", torch.bfloat16)
     lessons = lessons_of(model)
     recipe = replace(RECIPE, learning_rate=1e-5, warmup=0.0)
-    training = _Training(model, lessons, lessons, recipe, tmp_path / "none")
+    training = LoraCourse(model, lessons, lessons, recipe, tmp_path / "none")
     before = {name: exact.clone() for name, exact in training._exact.items()}
     for _ in range(3):
         training._step(0.0)
@@ -260,7 +261,7 @@ def test_in_bfloat16_what_is_too_small_for_it_is_learned_all_the_same(fresh: Fre
         moved += int((exact != before[name]).sum())
         stood_still += int(((exact != before[name]) & (weight == before[name])).sum())
     assert stood_still > 0.3 * moved > 1000
-    training.attention.close()
+    training.close()
 
 
 def test_a_checkpoint_of_something_else_is_refused(fresh: Fresh, tmp_path: Path) -> None:
