@@ -2,8 +2,8 @@
 what of five needles in it can still be found.
 
 `python -m bench.long PATH [BUDGET [POLICY [TOKENS...]]]`, with the shipped adapter and heads. The document is a
-run, so the five questions share one reading of it, and no policy sees them; those that see a question would have to
-read it five times, and are refused.
+run, so the five questions share one reading of it, and no policy sees them. Those that see a question would have
+to read it five times, and are refused.
 """
 
 import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importing torch reads that)

@@ -1,8 +1,8 @@
 """Ways of training at equal time: LoRA of several ranks against all weights, and what the lessons must have.
 
-`python -m bench.tuning LESSONS [MINUTES [NAME...]]`: LESSONS is what `refdesk craft prepare` wrote. Every way begins
-with the default model as it is, in a process of its own, and is asked the same held-out questions: the mean negative
-log-likelihood of the answer (nats a token) by what is read and what is right.
+`python -m bench.tuning LESSONS [MINUTES [NAME...]]`: LESSONS is what `refdesk craft prepare` wrote. Every way
+begins with the default model as it is, in a process of its own, and is asked the same held-out questions: the mean
+negative log-likelihood of the answer (nats a token) by what is read and what is right.
 """
 
 import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importing torch reads that)
