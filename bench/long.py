@@ -157,7 +157,7 @@ def _ask(
     request = GenerationRequest(
         segments.asked,
         NEW,
-        prefix=segments.before,
+        front=(segments.before,),
         passages=(tokens,),
         memory=memory,
         continuations=(answer,),

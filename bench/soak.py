@@ -125,7 +125,8 @@ def requests(model: ReaderModel, rng: random.Random) -> list[GenerationRequest]:
         start = rng.randrange(len(tokens) - count)
         return tuple(tokens[start : start + count])
 
-    prefixes, passages = [(), stretch(30, 30), stretch(60, 60)], [stretch(40, 300) for _ in range(10)]
+    fronts = [(), (stretch(30, 30),), (stretch(60, 60), stretch(20, 20))]
+    passages = [stretch(40, 300) for _ in range(10)]
     made = []
     for _ in range(REQUESTS):
         runs = rng.choice([0, 0, 0, 1, 2, 3, 4, 5, 6])
@@ -136,7 +137,7 @@ def requests(model: ReaderModel, rng: random.Random) -> list[GenerationRequest]:
                 max_new_tokens=rng.randint(1, 60),
                 stop=rng.choice([(), (), (".\n", "the"), (" is",)]),
                 continuations=tuple(stretch(1, 20) for _ in range(rng.choice([0, 0, 1, 4]))),
-                prefix=rng.choice(prefixes),
+                front=rng.choice(fronts),
                 passages=tuple(rng.sample(passages, runs)),
                 memory=memory_options(rng.choice(MEMORIES)),
             )
@@ -151,7 +152,7 @@ def impossible(request: GenerationRequest, model: ReaderModel, rng: random.Rando
         **rng.choice(
             (
                 {"max_new_tokens": model.window},
-                {"prefix": (), "passages": ((5,) * 3000, (6,) * 3000)},
+                {"front": (), "passages": ((5,) * 3000, (6,) * 3000)},
                 {"token_ids": (5, model.vocabulary)},
             )
         ),

@@ -21,6 +21,7 @@ from refdesk.app.adapters import (
     get_adapter,
     shipped_adapter,
 )
+from refdesk.app.compression import PassageCompression
 from refdesk.app.craft import Crafting, CraftSettings, start_training
 from refdesk.app.evaluation import Evaluation, start_runs
 from refdesk.app.heads import HeadsEntry, find_heads
@@ -28,6 +29,8 @@ from refdesk.app.ingestion import Ingestion
 from refdesk.app.intake import Intake, Upload, take_in
 from refdesk.app.settings import Settings
 from refdesk.app.worker import Worker
+from refdesk.compressor.compressor import Tools
+from refdesk.compressor.options import CompressionOptions
 from refdesk.craft.card import read_card
 from refdesk.craft.errors import AdapterBusy
 from refdesk.database import open_database
@@ -38,6 +41,8 @@ from refdesk.eval.runs import delete_dataset
 from refdesk.reader.errors import AdapterNotFound
 from refdesk.reader.passage import Passage
 from refdesk.reader.qa import QA, Retrieve
+from refdesk.reader.sentences import split_sentences
+from refdesk.reader.shortening import Shorten
 from refdesk.retriever.collections import (
     Collection,
     create_collection,
@@ -200,6 +205,25 @@ class Desk:
 
                 self._heads[found] = load_heads(found.folder, model, adapter)
             return self._heads[found]
+
+    def shortener(self, options: CompressionOptions) -> Shorten | None:
+        """What makes passages shorter as these options have it, if they do. The model without any adapter says
+        what a question needs: it ranks passages better than one that was trained to answer (docs/results.md).
+
+        Raises:
+            InvalidCompression: see `CompressionOptions.compressor`.
+        """
+        if options.strategy is None and not options.auto:
+            return None
+        from refdesk.reader.scoring import EngineScorer
+
+        model, engine = self.reader
+        tools = Tools(EngineScorer(model, engine), similarity=self._similarity, split=split_sentences)
+        return PassageCompression(options, options.compressor(tools))
+
+    def _similarity(self, question: str, others: Sequence[str]) -> list[float]:
+        first, *rest = self.embedder.embed([question, *others])
+        return [float(first @ one) for one in rest]
 
     def adapter_folder(self, name: str) -> Path:
         """Where an adapter of this desk is kept."""

@@ -10,6 +10,7 @@ from litestar.exceptions import HTTPException, ValidationException
 
 from refdesk.app.auth import Forbidden, Unauthorized
 from refdesk.app.jobs import UnknownJob
+from refdesk.compressor import errors as compressor
 from refdesk.craft import errors as craft
 from refdesk.eval import errors as evaluation
 from refdesk.memory import errors as memory
@@ -33,6 +34,7 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (retriever.UnknownDocument, 404, "unknown-document", "Unknown document"),
     (retriever.InvalidSearch, 422, "invalid-question", "Invalid question"),
     (reader.InvalidOption, 422, "invalid-option", "Invalid option"),
+    (compressor.InvalidCompression, 422, "invalid-compression", "Invalid compression options"),
     (memory.InvalidMemory, 422, "invalid-memory", "Invalid memory options"),
     (memory.UnsupportedAttention, 503, "model-not-supported", "Model not supported"),
     (reader.AdapterNotFound, 404, "unknown-adapter", "Unknown adapter"),

@@ -115,7 +115,7 @@ def _request(
     prompt = build_prompt(question, [passage], model, _LONGEST, "together")
     return GenerationRequest(
         token_ids=prompt.token_ids[len(prompt.system) :],
-        prefix=prompt.system,
+        front=(prompt.system,),
         max_new_tokens=_LONGEST,
         temperature=temperature,
         seed=seed,

@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy import Engine as Database
 
+from refdesk.compressor.options import CompressionOptions
 from refdesk.reader.qa import Retrieve
+from refdesk.reader.shortening import Shorten
 from refdesk.retriever.collections import Collection
 from refdesk.retriever.ingest import PassageEmbedder
 from refdesk.retriever.store import ChunkStore, Search
@@ -36,6 +38,9 @@ class Desk(Protocol):
 
     def heads(self, adapter: "Adapter | None") -> "RetainingHeads | None":
         """The retaining heads for the model with this adapter, if there are any."""
+
+    def shortener(self, options: CompressionOptions) -> Shorten | None:
+        """What makes passages shorter before they are read, if that is asked for."""
 
     def ensure_collection(self, name: str) -> Collection:
         """The collection of this name, made if it is missing."""

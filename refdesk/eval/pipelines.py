@@ -28,8 +28,8 @@ _REMEMBERED = 32
 @dataclass
 class Workbench:
     """What a pipeline works with. `budget`, `window` and `max_new_tokens` in tokens of `model`; `window` None
-    where what is read may be longer, for it is thinned. `retrieve` searches the collection that holds the
-    documents; `corpus` gives the documents that all questions share, by id."""
+    where what is given may be longer, for it is compressed or thinned. `retrieve` searches the collection that
+    holds the documents; `corpus` gives the documents that all questions share, by id."""
 
     model: "ReaderModel"
     budget: int
@@ -153,8 +153,12 @@ def _passage(document: Document, start: int, end: int) -> Passage:
 
 
 def spans(passages: Sequence[Passage]) -> tuple[Span, ...]:
-    """Where the passages stand in their documents."""
-    return tuple(Span(passage.document_id, passage.start, passage.end) for passage in passages)
+    """What is read of the passages, in their documents."""
+    return tuple(
+        Span(passage.document_id, passage.start + start, passage.start + end)
+        for passage in passages
+        for start, end in passage.ranges
+    )
 
 
 PIPELINES: dict[str, Pipeline] = {
@@ -177,6 +181,8 @@ PIPELINES: dict[str, Pipeline] = {
         "the k best chunks of the relevant documents", True, _top_k_gold, indexed=True, needs="relevance"
     ),
     "full": Pipeline(
-        "every document, in order; no answer if they do not fit the window, unless memory is thinned", False, _full
+        "every document, in order; no answer if they do not fit the window, unless compressed or thinned",
+        False,
+        _full,
     ),
 }

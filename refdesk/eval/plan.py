@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from refdesk.compressor.errors import InvalidCompression
+from refdesk.compressor.options import compression_options
 from refdesk.eval.benchmarks import benchmark_folder
 from refdesk.eval.dataset import Dataset
 from refdesk.eval.errors import InvalidRun, UnknownPipeline
@@ -35,8 +37,8 @@ class RunSettings:
     `seed`; None for all. `k`, `search`: of pipelines that retrieve, in chunks. `budget`: of pipelines that cut, in
     tokens of the reader. `collection`: where a data set without documents of its own is asked. `metrics`: None for
     those that the task names. `benchmarks`: where the data of named tasks lie; see `benchmark_folder`. None
-    elsewhere: the task's default. `reading`, `memory`, `form`, `adapter`: as a question's options; memory None
-    keeps everything, adapter None is the service's own. Answers are greedy.
+    elsewhere: the task's default. `reading`, `memory`, `compression`, `form`, `adapter`: as a question's options;
+    memory None keeps everything, compression None too, adapter None is the service's own. Answers are greedy.
     """
 
     task: str
@@ -52,6 +54,7 @@ class RunSettings:
     collection: str | None = None
     reading: AskedReading = "auto"
     memory: Mapping[str, Any] | None = None
+    compression: Mapping[str, Any] | None = None
     form: AnswerForm = "short"
     adapter: str | None = None
     metrics: tuple[str, ...] | None = None
@@ -141,7 +144,8 @@ def _check_numbers(settings: RunSettings, task: Task) -> None:
         check_reading(settings.reading)
         check_form(settings.form)
         memory_options(settings.memory)
-    except (InvalidOption, InvalidMemory) as error:
+        compression_options(settings.compression)
+    except (InvalidOption, InvalidMemory, InvalidCompression) as error:
         raise InvalidRun(str(error)) from error
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
+from refdesk.compressor.errors import InvalidCompression
+from refdesk.compressor.options import compression_options
 from refdesk.database import transaction
 from refdesk.eval.corpus import collection_name, dataset_collection, ensure_ingested, texts
 from refdesk.eval.desk import Desk
@@ -116,6 +118,7 @@ class _Reader:
         self._adapter = desk.adapter(plan.settings.adapter, plan.settings.collection)
         self._heads = desk.heads(self._adapter)
         self._memory = memory_options(plan.settings.memory or {"policy": "none"})
+        self._shorten = desk.shortener(compression_options(plan.settings.compression))
         shared: dict[str, Document] = {}
 
         def corpus() -> dict[str, Document]:
@@ -126,11 +129,15 @@ class _Reader:
         self._bench = Workbench(
             model=self._model,
             budget=plan.settings.budget,
-            window=None if self._memory.auto or self._memory.policy is not None else self._model.window,
+            window=None if self._fits_more() else self._model.window,
             max_new_tokens=plan.settings.max_new_tokens or plan.task.max_new_tokens,
             retrieve=desk.retriever(collection, plan.settings.search) if plan.pipeline.indexed else _nothing,
             corpus=corpus,
         )
+
+    def _fits_more(self) -> bool:
+        """Whether what is longer than the window may yet be read."""
+        return self._memory.auto or self._memory.policy is not None or self._shorten is not None
 
     def __call__(self, example: Example) -> Score:
         pipeline = self._plan.pipeline
@@ -153,11 +160,12 @@ class _Reader:
             form=self._plan.settings.form,
             adapter=self._adapter,
             heads=self._heads,
+            shorten=self._shorten,
             reference=example.answers[0] if example.answers else None,
         )
         try:
             answer = qa.answer(example.question, options)
-        except (PromptTooLong, MemoryTooSmall, InvalidMemory) as error:
+        except (PromptTooLong, MemoryTooSmall, InvalidMemory, InvalidCompression) as error:
             return _no_answer(self._plan, example, str(error))
         if answer.finish_reason == "cancelled":  # the engine is being closed; half an answer is no score
             raise EngineClosed("the engine was closed during a question")
@@ -198,6 +206,8 @@ def _costs(answer: Answer) -> dict[str, float]:
         *("run_hits", "run_misses"),
     )
     held = {
+        "tokens_before": usage.compression.tokens_before,
+        "tokens_after": usage.compression.tokens_after,
         "kv_entries": usage.memory.peak_entries,
         "kv_bytes": usage.memory.peak_bytes,
         "kv_held_bytes": usage.memory.held_bytes,

@@ -1,6 +1,7 @@
 """Runs: what requests share. The entries of one text, read once, unchanged since, and counted by reference."""
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,11 +13,13 @@ from refdesk.memory.pool import BlockPool, Ids
 from refdesk.memory.sequence import Counts, Sequence
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunKey:
     """Everything that the entries of a run depend on, within one model: its tokens, the run it was read behind,
     how it was thinned, among how many texts a budget was divided, and the fingerprints of the adapter that read it
-    and of the retaining heads that scored it (empty without), and the catalyst that did."""
+    and of the retaining heads that scored it (empty without), and the catalyst that did.
+
+    Runs may stand behind runs in a chain of any length, so nothing here goes down a chain by recursion."""
 
     tokens: tuple[int, ...]
     behind: "RunKey | None" = None
@@ -32,13 +35,32 @@ class RunKey:
         different: a question stands behind."""
         return Allotment(self.memory, len(self.tokens), parts=self.parts, catalyst=len(self.catalyst))
 
+    def __post_init__(self) -> None:
+        hash(self)  # that of the run in front has been computed when this one is made
+
+    @property
+    def chain(self) -> "tuple[RunKey, ...]":
+        """The runs that it was read behind, in the order in which they stand, and itself."""
+        chain = [self]
+        while (behind := chain[-1].behind) is not None:
+            chain.append(behind)
+        return tuple(reversed(chain))
+
+    @cached_property
+    def _own(self) -> tuple[Hashable, ...]:
+        return (self.tokens, self.memory, self.parts, self.adapter, self.heads, self.catalyst)
+
     @cached_property
     def _hash(self) -> int:
-        named = (self.adapter, self.heads, self.catalyst)
-        return hash((self.tokens, self.behind, self.memory, self.parts, *named))
+        return hash((self._own, self.behind))
 
     def __hash__(self) -> int:
         return self._hash  # computed once: keys are long, and looked up at every step
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RunKey) or hash(self) != hash(other):
+            return False
+        return [key._own for key in self.chain] == [key._own for key in other.chain]
 
 
 @dataclass(eq=False)

@@ -20,11 +20,19 @@ class InvalidOption(ReaderError, ValueError):
 
 
 class PromptTooLong(ReaderError):
-    """The prompt and the room kept for the answer exceed the model's window. All numbers are tokens."""
+    """What is read and what comes behind it, such as a prompt and the room kept for its answer, exceed the model's
+    window. All numbers are tokens."""
 
-    def __init__(self, prompt_tokens: int, max_new_tokens: int, window: int, what: str = "the prompt") -> None:
+    def __init__(
+        self,
+        prompt_tokens: int,
+        max_new_tokens: int,
+        window: int,
+        what: str = "the prompt",
+        behind: str = "the answer may take",
+    ) -> None:
         super().__init__(
-            f"{what} takes {prompt_tokens} tokens and the answer may take {max_new_tokens},"
+            f"{what} takes {prompt_tokens} tokens and {behind} {max_new_tokens},"
             f" together more than the model's window of {window}"
         )
         self.prompt_tokens = prompt_tokens

@@ -44,12 +44,13 @@ def check_sampling(
 class GenerationRequest:
     """One continuation to generate.
 
-    `prefix` and each of `passages` are runs: read once and shared with other requests that have them. Every
-    passage is read behind the prefix and sees no other passage; `token_ids` are read behind the longest, or
-    `in_line` behind all of them one behind the other, and see all of it. `memory`: how much of what is read is
-    held; of a prompt without passages that is `token_ids`, for which there is what the prefix leaves, of one with
-    passages it is these. `catalyst` and `heads`: what its policy asks for, the retaining heads trained for the
-    model with this very adapter.
+    The texts of `front` and of `passages` are runs: read once and shared with other requests that have them.
+    Those in front are read one behind the other, and shared with whoever begins with the same ones. Every passage
+    is read behind them and sees no other passage; `token_ids` are read behind the longest, or `in_line` behind all
+    of them one behind the other, and see all of it. `memory`: how much of what is read is held; of a prompt
+    without passages that is `token_ids`, for which there is what the front leaves, of one with passages it is
+    these. `catalyst` and `heads`: what its policy asks for, the retaining heads trained for the model with this
+    very adapter.
 
     `temperature` 0 is greedy and ignores `top_p` and `seed`; without a `seed` sampling differs from run to
     run. `stop`: the text ends before the first of these strings. `deadline_s`: seconds from submission, time
@@ -59,7 +60,7 @@ class GenerationRequest:
 
     Raises:
         InvalidOption: a value out of range, or no tokens at all.
-        InvalidMemory: a budget that the prefix uses up.
+        InvalidMemory: a budget that the front uses up.
     """
 
     token_ids: tuple[int, ...]
@@ -70,7 +71,7 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     deadline_s: float | None = None
     continuations: tuple[tuple[int, ...], ...] = ()
-    prefix: tuple[int, ...] = ()
+    front: tuple[tuple[int, ...], ...] = ()
     passages: tuple[tuple[int, ...], ...] = ()
     memory: MemoryOptions = KEEP_EVERYTHING
     adapter: "Adapter | None" = None
@@ -81,6 +82,8 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         if not self.token_ids:
             raise InvalidOption("token_ids", self.token_ids, "at least one token")
+        if not all(self.front):
+            raise InvalidOption("front", self.front, "at least one token each")
         if not all(self.passages):
             raise InvalidOption("passages", self.passages, "at least one token each")
         if not all(self.continuations):
@@ -97,12 +100,12 @@ class GenerationRequest:
 
     def all_ids(self) -> Iterator[int]:
         """Every token id in it."""
-        return chain(self.prefix, *self.passages, self.token_ids, *self.continuations, self.catalyst)
+        return chain(*self.front, *self.passages, self.token_ids, *self.continuations, self.catalyst)
 
     @property
     def prompt_tokens(self) -> int:
         """All that is read."""
-        return len(self.prefix) + sum(map(len, self.passages)) + len(self.token_ids)
+        return sum(map(len, self.front + self.passages)) + len(self.token_ids)
 
     @property
     def room(self) -> int:
@@ -116,7 +119,7 @@ class GenerationRequest:
         return Layout(
             self.memory,
             len(self.token_ids),
-            len(self.prefix),
+            sum(map(len, self.front)),
             tuple(map(len, passages)),
             parts=len(passages),
             catalyst=len(self.catalyst),

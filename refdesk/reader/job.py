@@ -31,7 +31,7 @@ class Job:
         self.promised = self.promised_after = 0
         self.keys = run_keys(request)
         self._allotment = request.layout.own
-        self.runs: list[Run] = []
+        self.runs: dict[RunKey, Run] = {}
         self.run_hits = 0
         self.run_misses = 0
         self.readings: list[Reading] = []
@@ -187,8 +187,8 @@ class Job:
             peak_bytes=self._peak_blocks * size,
             held_entries=int(sequence.entries.sum()),
             held_bytes=int(sequence.blocks.sum()) * size,
-            freed_entries=sequence.freed + sum(run.freed for run in self.runs),
-            freed_bytes=(sequence.freed_blocks + sum(run.freed_blocks for run in self.runs)) * size,
+            freed_entries=sequence.freed + sum(run.freed for run in self.runs.values()),
+            freed_bytes=(sequence.freed_blocks + sum(run.freed_blocks for run in self.runs.values())) * size,
         )
 
     def _release(self) -> None:
@@ -210,13 +210,16 @@ class Job:
 
 
 def run_keys(request: GenerationRequest) -> tuple[RunKey, ...]:
-    """Of the runs of a request: the prefix, then the passages, none twice."""
+    """Of the runs of a request: those in front, then the passages, none twice."""
     adapter = request.adapter.fingerprint if request.adapter else ""
-    prefix = RunKey(request.prefix, adapter=adapter) if request.prefix else None
+    front: list[RunKey] = []
+    for tokens in request.front:
+        front.append(RunKey(tokens, front[-1] if front else None, adapter=adapter))
     thinned = request.memory.policy is not None
     memory, parts = (request.memory, len(set(request.passages))) if thinned else (KEEP_EVERYTHING, 1)
     heads = request.heads.fingerprint if request.heads else ""
     passages = [
-        RunKey(tokens, prefix, memory, parts, adapter, heads, request.catalyst) for tokens in request.passages
+        RunKey(tokens, front[-1] if front else None, memory, parts, adapter, heads, request.catalyst)
+        for tokens in request.passages
     ]
-    return tuple(dict.fromkeys(([] if prefix is None else [prefix]) + passages))
+    return tuple(dict.fromkeys(front + passages))

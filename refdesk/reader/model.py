@@ -77,9 +77,11 @@ class ReaderModel:
 
     @cached_property
     def literal_tokenizer(self) -> Tokenizer:
-        """A tokenizer of its own that reads control tokens as plain text: for text that must not command."""
+        """A tokenizer of its own that reads control tokens as plain text and adds none: for text that must not
+        command."""
         tokenizer = Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
         tokenizer.encode_special_tokens = True
+        tokenizer.post_processor = None  # some take the white space from the offsets of tokens
         return tokenizer
 
 

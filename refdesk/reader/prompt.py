@@ -4,7 +4,7 @@ A prompt is made of segments: what stands before the passages, each passage, the
 as one text; apart, every passage behind the first segment and blind to the others, which lets requests share it;
 for the question they stand in line, one behind the other, if the window has room for that. A passage carries its
 title but no rank, so its segment is the same in every request that uses it. Nothing is cut silently: a passage is
-read whole or not at all, and `Prompt.dropped` names those that are not.
+read whole, or what a request's compression left of it, or not at all; `Prompt.dropped` names those that are not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -174,7 +174,7 @@ def encode_segments(
     return Segments(
         before=before,
         ahead=_text(f"{text}\n\n", model),
-        passages=tuple(_text(f"Title: {one.title}\n{one.text.strip()}\n\n", model) for one in ranked),
+        passages=tuple(_text(f"Title: {one.title}\n{one.read.strip()}\n\n", model) for one in ranked),
         asked=_text(text, model) + after,
         catalysts={"none": (), "generic": _text(_SUM_UP, model), "question": _text(text, model)},
         ranked=ranked,

@@ -1,9 +1,8 @@
-"""Ask: question -> retrieve -> prompt -> generate -> citations -> answer, with what each step took."""
+"""Ask: question -> retrieve -> compress -> prompt -> generate -> citations -> answer, with what each step took."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from time import perf_counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from refdesk.memory.choice import choose
@@ -13,15 +12,15 @@ from refdesk.reader.answer_form import AnswerForm, check_form, read_answer, writ
 from refdesk.reader.citations import Citation, cite, cite_quotes
 from refdesk.reader.errors import DeadlineExceeded, InvalidOption, PromptTooLong
 from refdesk.reader.generation import (
-    NOTHING_HELD,
     FinishReason,
     Generation,
     GenerationRequest,
-    MemoryUse,
     check_sampling,
 )
 from refdesk.reader.passage import Passage
 from refdesk.reader.prompt import AskedReading, Prompt, check_reading, encode_answer, encode_segments
+from refdesk.reader.shortening import READ_WHOLE, Shorten, Shortening
+from refdesk.reader.usage import Clock, Usage
 
 if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
     from refdesk.memory.retaining_heads import RetainingHeads
@@ -45,8 +44,8 @@ class AnswerOptions:
     shared with other questions; `auto` is together if they fit the window so. `memory`: how much the model holds
     of what it reads; by default everything, if it fits the window. `heads`: what a policy that is learned keeps
     by; those that were trained for the model and `adapter`. `form`: the answer alone, or a quote first.
-    `reference`: a right answer whose likelihood is asked for; it changes nothing of the answer. The rest as in
-    `GenerationRequest`.
+    `reference`: a right answer whose likelihood is asked for; it changes nothing of the answer. `shorten`: what
+    makes passages shorter before they are read. The rest as in `GenerationRequest`.
 
     Raises:
         InvalidOption: a value out of range.
@@ -66,6 +65,7 @@ class AnswerOptions:
     adapter: "Adapter | None" = None
     heads: "RetainingHeads | None" = None
     reference: str | None = None
+    shorten: Shorten | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= 100:
@@ -79,28 +79,6 @@ class AnswerOptions:
         check_reading(self.reading)
         check_form(self.form)
         check_sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed, self.stop, self.deadline_s)
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What an answer cost. `seconds` has retrieve, prompt, queue, prefill, decode, cite and total; steps that
-    were not taken are 0, and the reading of a `reference` is in none. `reading`: how the passages were read.
-    `run_hits` of the texts that are shared (the instructions, and passages read apart) were in memory,
-    `run_misses` had to be read. `adapter`: the name of the one that answered, or `none`. `memory`: the policy, and
-    entries and bytes held, freed and at the peak, as in `generation.MemoryUse`."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    passages_retrieved: int
-    passages_used: int
-    passages_dropped: int
-    seconds: Mapping[str, float]
-    reading: Literal["together", "apart", "none"] = "none"
-    run_hits: int = 0
-    run_misses: int = 0
-    memory_policy: str = "none"
-    adapter: str = "none"
-    memory: MemoryUse = NOTHING_HELD
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +185,7 @@ class QA:
         return self._events(question, options or AnswerOptions(), cancellation or Cancellation())
 
     def _events(self, question: str, options: AnswerOptions, cancellation: Cancellation) -> Iterator[Event]:
-        clock = _Clock()
+        clock = Clock()
         passages = tuple(self._retrieve(question, options.k, options.documents))
         clock.lap("retrieve")
         if not passages and not self._closed_book:
@@ -218,7 +196,9 @@ class QA:
             return
         reference = _reference(options, self._model)
         room = max(options.max_new_tokens, len(reference))
-        prompt, memory = self._fitted(question, passages, room, options)
+        shorter, shortening = self._shortened(question, passages, room, options)
+        clock.lap("compress")
+        prompt, memory = self._fitted(question, shorter, room, options)
         clock.lap("prompt")
         request = _request(prompt, memory, options, reference, clock)
         yield Retrieved(passages)  # behind the request: a question that cannot be served fails before any event
@@ -245,13 +225,24 @@ class QA:
             Answer(
                 text=written.text,
                 citations=tuple(citations),
-                usage=_usage(passages, prompt, memory, options, generation, clock),
+                usage=_usage(len(passages), prompt, memory, shortening, options, generation, clock),
                 finish_reason=generation.finish_reason,
                 passages=prompt.used,
                 reference_nll=_mean(generation.continuation_nll[0]) if generation.continuation_nll else None,
                 well_formed=written.well_formed and len(quoted) == len(set(written.quotes)),
             )
         )
+
+    def _shortened(
+        self, question: str, passages: Sequence[Passage], new: int, options: AnswerOptions
+    ) -> tuple[Sequence[Passage], Shortening]:
+        """What is to be read of the passages, and how they became so; the window leaves room for `new` tokens."""
+        if options.shorten is None or not passages:
+            return passages, READ_WHOLE
+        bare = [replace(passage, kept=()) for passage in passages]
+        segments = encode_segments(question, bare, self._model, options.form)
+        around = len(segments.before) + len(segments.asked) + sum(map(len, segments.passages))
+        return options.shorten(question, passages, self._model.window - new - around)
 
     def _fitted(
         self, question: str, passages: Sequence[Passage], room: int, options: AnswerOptions
@@ -292,34 +283,8 @@ class QA:
         return thinned, chosen
 
 
-class _Clock:
-    """Seconds by step, and in all."""
-
-    def __init__(self) -> None:
-        self._started = self._last = perf_counter()
-        self._outside = 0.0
-        self._seconds = dict.fromkeys(("retrieve", "prompt", "queue", "prefill", "decode", "cite"), 0.0)
-
-    def lap(self, step: str | None = None) -> None:
-        """The time since the last lap goes to `step`, or to none."""
-        now = perf_counter()
-        if step is not None:
-            self._seconds[step] += now - self._last
-        self._last = now
-
-    def leave_out(self, seconds: float) -> None:
-        """These are no part of answering."""
-        self._outside += seconds
-
-    def elapsed(self) -> float:
-        return perf_counter() - self._started
-
-    def seconds(self, **more: float) -> dict[str, float]:
-        return {**self._seconds, **more, "total": self.elapsed() - self._outside}
-
-
 def _request(
-    prompt: Prompt, memory: MemoryOptions, options: AnswerOptions, reference: tuple[int, ...], clock: _Clock
+    prompt: Prompt, memory: MemoryOptions, options: AnswerOptions, reference: tuple[int, ...], clock: Clock
 ) -> GenerationRequest:
     deadline_s = options.deadline_s
     if deadline_s is not None:
@@ -331,7 +296,7 @@ def _request(
     # entries needs them where they are: in them lie the tokens where attention rests.
     shared = apart or policy is None or policy.compact
     return GenerationRequest(
-        prefix=prompt.system if shared else (),
+        front=(prompt.system,) if shared else (),
         passages=prompt.passages if apart else (),
         token_ids=prompt.question if apart else prompt.token_ids[len(prompt.system) if shared else 0 :],
         memory=memory,
@@ -360,17 +325,18 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _usage(
-    passages: tuple[Passage, ...],
+    retrieved: int,
     prompt: Prompt,
     memory: MemoryOptions,
+    shortening: Shortening,
     options: AnswerOptions,
     generation: Generation,
-    clock: _Clock,
+    clock: Clock,
 ) -> Usage:
     return Usage(
         prompt_tokens=generation.prompt_tokens,
         completion_tokens=generation.completion_tokens,
-        passages_retrieved=len(passages),
+        passages_retrieved=retrieved,
         passages_used=len(prompt.used),
         passages_dropped=len(prompt.dropped),
         seconds=clock.seconds(queue=generation.queue_s, prefill=generation.prefill_s, decode=generation.decode_s),
@@ -380,4 +346,5 @@ def _usage(
         memory_policy=memory.policy.name if memory.policy else "none",
         adapter=options.adapter.name if options.adapter else "none",
         memory=generation.memory,
+        compression=shortening,
     )

@@ -9,7 +9,7 @@ import torch
 
 from refdesk.memory.attention import Part
 from refdesk.memory.pool import BlockPool
-from refdesk.memory.runs import Run, RunKey, Runs
+from refdesk.memory.runs import RunKey, Runs
 from refdesk.memory.sequence import Sequence
 from refdesk.reader.errors import MemoryTooSmall
 from refdesk.reader.forward import Forward
@@ -111,9 +111,10 @@ class Scheduler:
             reading, after = self._promises(job.request)
             promise = max(reading, after)
             missing = {key for key in keys if key not in self._runs and key not in self._in_work}
-            held = [self._runs.hold(key) for key in keys if key in self._runs]  # so that they do not count as idle
+            # Held at once, so that they do not count as idle.
+            held = {key: self._runs.hold(key) for key in keys if key in self._runs}
             if promise + sum(map(self._run_blocks, missing)) > self._unpromised():
-                for run in held:
+                for run in reversed(held.values()):
                     self._runs.let_go(run)
                 return
             self._waiting.popleft()
@@ -145,8 +146,9 @@ class Scheduler:
     def _leave(self, job: Job) -> None:
         """A job has ended: it needs nothing any more."""
         self._running.remove(job)
-        for run in job.runs:
-            self._runs.let_go(run)
+        for key in reversed(job.keys):  # so that no run goes before those that are behind it, of use only with it
+            if key in job.runs:
+                self._runs.let_go(job.runs[key])
         for in_work in list(self._in_work.values()):
             if job in in_work.waiting:
                 in_work.waiting.remove(job)
@@ -163,7 +165,7 @@ class Scheduler:
         return reading
 
     def _begin_readings(self) -> None:
-        """Begin with the runs whose prefix is there, and with the prompts whose runs are."""
+        """Begin with the runs in front of which all is there, and with the prompts whose runs are."""
         for in_work in self._in_work.values():
             if in_work.reading is None and (in_work.key.behind is None or in_work.key.behind in self._runs):
                 in_work.reading = self._run_reading(in_work)
@@ -173,28 +175,25 @@ class Scheduler:
 
     def _behind_runs(self, job: Job) -> Sequence:
         """A sequence behind the runs of a job; in line, each is moved on behind the one in front of it."""
-        held = {run.key: run for run in job.runs}
-        runs = [held[key] for key in job.keys]
+        runs = [job.runs[key] for key in job.keys]
         by: list[int] = []
         position = 0
         for run in runs:
-            start = 0 if run.key.behind is None else held[run.key.behind].position
+            start = 0 if run.key.behind is None else job.runs[run.key.behind].position
             by.append(position - start if job.request.in_line else 0)
             position = max(position, run.position + by[-1])
         return Sequence(self._pool, runs, position, by)
 
     def _run_reading(self, in_work: _RunInWork) -> Reading:
         key = in_work.key
-        behind: list[Run] = []
-        if key.behind is not None:
-            behind = [run for run in in_work.waiting[0].runs if run.key == key.behind]
-        sequence = Sequence(self._pool, behind, behind[0].position if behind else 0)
+        behind = [in_work.waiting[0].runs[front] for front in key.chain[:-1]]
+        sequence = Sequence(self._pool, behind, behind[-1].position if behind else 0)
 
         def finished(logits: torch.Tensor) -> None:
             self._runs.add(key, sequence)
             del self._in_work[key]
             for job in in_work.waiting:
-                job.runs.append(self._runs.hold(key))
+                job.runs[key] = self._runs.hold(key)
 
         request = in_work.waiting[0].request
         return Reading(

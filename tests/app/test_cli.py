@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -57,6 +58,10 @@ def test_files_go_in_and_answers_come_out(data: Path, tmp_path: Path) -> None:
     thinned = json.loads(refdesk(data, "ask", "When was the tower built?", *held).stdout)
     assert thinned["usage"]["memory_policy"] == "streaming"
     assert thinned["usage"]["memory"]["freed_entries"] > 0
+    shorter = ("--compression", "strategy=best", "--compression", "budget=9")
+    asked = refdesk(data, "ask", "When was the tower built?", *shorter, "--json")
+    assert json.loads(asked.stdout)["usage"]["compression"]["tokens_after"] == 9
+    assert re.search(r"\(9 of \d+ tokens, by best\)", refdesk(data, "ask", "When?", *shorter).stderr)
     assert answer["citations"][0]["quote"] == "The tower of Babel Street was built in 1931."
     jobs = json.loads(refdesk(data, "jobs", "--json").stdout)
     assert [job["state"] for job in jobs] == ["succeeded", "succeeded"]
@@ -104,6 +109,9 @@ def test_every_bad_file_is_named_with_its_reason_and_the_others_come_in(data: Pa
         ),
         (["ask", "why?", "--memory", "rate=2", "--memory", "rate=4"], {}, 2, "rate stands there twice"),
         (["eval", "run", "kv", "--memory", "rate=0.1"], {}, 1, "0.1; expected 1 to 1024"),
+        (["ask", "why?", "--compression", "four"], {}, 2, "'four'; expected NAME=VALUE"),
+        (["ask", "why?", "--compression", "strategy=zip"], {}, 1, "'zip'; expected one of none, auto"),
+        (["eval", "run", "kv", "--compression", "rate=0.1"], {}, 1, "0.1; expected 1 to 1024"),
     ],
 )
 def test_a_mistake_is_told_without_a_traceback(

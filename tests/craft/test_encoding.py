@@ -157,7 +157,7 @@ def test_an_exercise_is_as_likely_in_training_as_in_the_engine_by_itself(
             prompt, answer = alone(one, whole, model)
             apart = prompt.reading == "apart"
             request = GenerationRequest(
-                prefix=prompt.system,
+                front=(prompt.system,),
                 passages=prompt.passages if apart else (),
                 token_ids=prompt.question if apart else prompt.token_ids[len(prompt.system) :],
                 continuations=(answer,),

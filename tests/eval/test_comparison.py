@@ -101,6 +101,19 @@ def test_labels_tell_what_differs_and_no_more() -> None:
     assert [row.sees_question for row in rows] == [True, True, False, True]
 
 
+def test_runs_that_take_out_otherwise_are_told_apart_and_see_the_question() -> None:
+    compressions = [None, {"rate": 4}, {"strategy": "best", "budget": 200}]
+    runs = [run(name, pipeline="full", compression=one) for name, one in zip("abc", compressions, strict=True)]
+    floor = run("d", pipeline="closed_book", compression={"rate": 4})
+    rows = compare([(one, scores(1.0)) for one in [*runs, floor]]).groups[0].rows
+    assert [row.label for row in rows[:3]] == [
+        "full",
+        "full compression=rate=4",
+        "full compression=strategy=best,budget=200",
+    ]
+    assert [row.sees_question for row in rows] == [False, True, True, False]
+
+
 def test_runs_that_differ_by_the_place_of_the_answer_make_one_curve() -> None:
     def at(place: int, name: str, pipeline: str, value: float) -> tuple[Run, list[Score]]:
         of = run(name, "nq", pipeline, task_options={"documents": 20, "gold_at": place})

@@ -5,7 +5,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from refdesk.eval.example import Document, Example, Span
-from refdesk.eval.pipelines import PIPELINES, Workbench
+from refdesk.eval.metrics import METRICS
+from refdesk.eval.metrics.outcome import Outcome
+from refdesk.eval.pipelines import PIPELINES, Workbench, spans
 from refdesk.reader.errors import PromptTooLong
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
@@ -95,3 +97,21 @@ def test_the_gold_passages_stand_among_the_best_wrong_ones(model: ReaderModel) -
 def test_a_passage_that_holds_the_answer_is_no_wrong_one(model: ReaderModel) -> None:
     example = Example("e", "What opens?", ("market of harrow",), DOCUMENTS, (Span("d1", 0, 5),), {"d1": 1})
     assert {document for document, _, _ in seen("oracle_k", bench(model), example, k=9)} == {"d0", "d1"}
+
+
+@pytest.mark.parametrize(
+    ("kept", "share"),
+    [(None, 1.0), (((0, 38),), 1.0), (((0, 10), (33, 37)), 1.0), (((0, 33), (38, 60)), 0.0), ((), 0.0)],
+)
+def test_what_was_taken_out_of_a_passage_is_not_kept(
+    kept: tuple[tuple[int, int], ...] | None, share: float
+) -> None:
+    passage = Passage("d0", "Title 0", TEXTS[0], 0, len(TEXTS[0]), 1.0, kept=kept)
+    example = Example("e", "When?", ("1911",), DOCUMENTS, (Span("d0", 0, 38),))
+    assert METRICS["kept_gold"].score(example, Outcome("", context=spans([passage]))) == share
+
+
+def test_a_stretch_that_is_read_is_told_where_it_stands_in_its_document() -> None:
+    passage = Passage("d0", "Title 0", TEXTS[0][4:40], 4, 40, 1.0, kept=((0, 12), (29, 33)))
+    read = [TEXTS[0][span.start : span.end] for span in spans([passage])]
+    assert read == ["Harrow Tower", "1911"]

@@ -250,6 +250,8 @@ def test_a_collection_of_ones_own_is_asked(desk: SmallDesk) -> None:
         ({"max_new_tokens": 0}, InvalidRun, "max_new_tokens is 0"),
         ({"search": "magic"}, InvalidRun, "search is 'magic'"),
         ({"collection": "town"}, InvalidRun, "documents of its own"),
+        ({"compression": {"strategy": "zip", "rate": 2}}, InvalidRun, "'zip'; expected one of none, auto"),
+        ({"compression": {"rate": 0.5}}, InvalidRun, "rate is 0.5; expected 1 to 1024"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused_and_nothing_is_stored(

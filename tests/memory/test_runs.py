@@ -146,3 +146,18 @@ def test_no_more_is_dropped_than_asked_for() -> None:
     runs.drop_idle(7)
     assert [key for key in (A, B, C) if key in runs] == [C]
     assert pool.used == 6
+
+
+def test_keys_of_long_chains_are_equal_where_every_text_is() -> None:
+    def chain(*first: int) -> RunKey:
+        key = RunKey(first)
+        for number in range(5000):  # far deeper than Python goes by recursion
+            key = RunKey((number, 7), key)
+        return key
+
+    one, same, other = chain(1, 2), chain(1, 2), chain(1, 3)
+    assert one == same and hash(one) == hash(same)
+    assert one != other
+    assert {one: "found"}[same] == "found" and other not in {one}
+    assert one.chain[0] == RunKey((1, 2)) and one.chain[-1] is one and len(one.chain) == 5001
+    assert one != one.behind

@@ -118,7 +118,7 @@ def test_beside_the_model_and_merged_into_it_an_adapter_says_the_same(
     kind: str, world: Callable[[str], World]
 ) -> None:
     it = world(kind)
-    for options in ({}, {"prefix": PREFIX, "passages": PASSAGES}, {"temperature": 1.0, "seed": 4}):
+    for options in ({}, {"front": (PREFIX,), "passages": PASSAGES}, {"temperature": 1.0, "seed": 4}):
         request = replace(asked(5), **options)
         for adapter, oracle in zip(it.adapters, it.merged, strict=True):
             assert same(answered(it.model, replace(request, adapter=adapter)), answered(packed(oracle), request))
@@ -157,7 +157,7 @@ def test_in_one_batch_everybody_says_what_they_say_alone(kind: str, world: Calla
     it = world(kind)
     requests = [
         replace(asked(30 + i, (9, 60, 140)[i % 3], **options), adapter=adapter, max_new_tokens=10 + 4 * i)
-        for options in ({}, {"prefix": PREFIX, "passages": PASSAGES})
+        for options in ({}, {"front": (PREFIX,), "passages": PASSAGES})
         for i, adapter in enumerate((None, *it.adapters, it.adapters[0], None, it.adapters[1]))
     ]
     expected = [answered(it.model, request) for request in requests]
@@ -178,7 +178,7 @@ def test_in_one_batch_everybody_says_what_they_say_alone(kind: str, world: Calla
 
 def test_a_run_belongs_to_the_adapter_that_read_it(world: Callable[[str], World]) -> None:
     it = world("llama")
-    request = asked(50, 10, prefix=PREFIX, passages=PASSAGES)
+    request = asked(50, 10, front=(PREFIX,), passages=PASSAGES)
     with stepped(it.model) as company:
         misses = []
         for adapter in (None, *it.adapters, None, *it.adapters, replace(it.adapters[0], name="alias")):
@@ -191,7 +191,7 @@ def test_a_run_belongs_to_the_adapter_that_read_it(world: Callable[[str], World]
 def test_an_adapter_that_has_learned_nothing_changes_nothing(tiny: Tiny, tmp_path: Path) -> None:
     model = packed(tiny())
     adapter = load_adapter(trained(tiny(), tmp_path / "fresh", spread=0.0), model)
-    request = asked(9, prefix=PREFIX, passages=PASSAGES)
+    request = asked(9, front=(PREFIX,), passages=PASSAGES)
     plain, found = answered(model, request), answered(model, replace(request, adapter=adapter))
     assert (found.token_ids, found.continuation_nll) == (plain.token_ids, plain.continuation_nll)
 

@@ -41,13 +41,13 @@ every = pytest.mark.parametrize(
 def asked(policy: EvictionPolicy, room: int, tokens: int = 150, **options: Any) -> GenerationRequest:
     """That `room` entries of its document stay. No token of a short one comes twice: in the first layer both would
     have the same score, and rounding decides."""
-    prefix = options.get("prefix", PREFIX)
+    front = options.get("front", (PREFIX,))
     distinct = torch.randperm(253, generator=torch.Generator().manual_seed(7))[:tokens] + 3
     return GenerationRequest(
         ids(tokens, 7) if tokens > 253 else tuple(distinct.tolist()),
         **{
-            "memory": MemoryOptions(policy, budget=len(prefix) + room + policy.local),
-            "prefix": prefix,
+            "memory": MemoryOptions(policy, budget=sum(map(len, front)) + room + policy.local),
+            "front": front,
             "max_new_tokens": 12,
             "continuations": (ids(5, 8), ids(1, 9)),
             "catalyst": CATALYST if policy.catalyst != "none" else (),
@@ -84,7 +84,7 @@ def expected(model: ReaderModel, request: GenerationRequest, room: int, chunk: i
     assert policy is not None
     return tell(
         Pot(model, request.heads),
-        request.prefix,
+        sum(request.front, ()),
         request.token_ids,
         choose,
         room=room,
@@ -96,15 +96,16 @@ def expected(model: ReaderModel, request: GenerationRequest, room: int, chunk: i
     )
 
 
-@pytest.mark.parametrize("prefix", [PREFIX, ()], ids=["instructions", "alone"])
+@pytest.mark.parametrize("front", [(PREFIX,), (PREFIX[:4], PREFIX[4:]), ()], ids=["instructions", "cut", "alone"])
 @every
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 def test_the_engine_keeps_and_answers_what_the_oracle_does(
-    kind: str, policy: EvictionPolicy, prefix: tuple[int, ...], tiny: Tiny
+    kind: str, policy: EvictionPolicy, front: tuple[tuple[int, ...], ...], tiny: Tiny
 ) -> None:
     """Methods 1.5 (8, 9) and 6.1.5 (1, 4, 5, 6): the same entries, positions, likelihoods and words."""
     model, room, chunk = tiny(kind), 24, 13
-    request = asked(policy, room, prefix=prefix)
+    request = asked(policy, room, front=front)
+    before = sum(map(len, front))
     told = expected(model, request, room, chunk)
     with stepped(model, chunk) as world:
         job = world.add(request)
@@ -112,7 +113,7 @@ def test_the_engine_keeps_and_answers_what_the_oracle_does(
             world.step()
         sequence = job.sequences[-1]
         assert (sequence.entries == sequence.position).all()
-        assert sequence.position == len(prefix) + room + policy.local
+        assert sequence.position == before + room + policy.local
         world.finish()
         generation = job.stream.result()
     assert list(generation.token_ids) == told.token_ids
@@ -120,7 +121,7 @@ def test_the_engine_keeps_and_answers_what_the_oracle_does(
         assert found == pytest.approx(nll, abs=2e-3)
     use, aside = generation.memory, len(request.catalyst)
     most = max(chunk + aside, policy.local + generation.completion_tokens - 1)
-    assert use.peak_entries == (len(prefix) + room + most) * SLOTS
+    assert use.peak_entries == (before + room + most) * SLOTS
     read = request.prompt_tokens + generation.completion_tokens - 1
     assert use.held_entries + use.freed_entries == read * SLOTS
 
@@ -170,7 +171,7 @@ def test_scores_do_not_depend_on_chunks_nor_on_what_comes_later(kind: str, tiny:
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 def test_novelty_is_the_loss_of_one_ordinary_forward_across_chunks(kind: str, tiny: Tiny) -> None:
     """Methods 6.1.5, 4."""
-    model, request = tiny(kind), asked(InfiniPot(local=0), 150, prefix=())
+    model, request = tiny(kind), asked(InfiniPot(local=0), 150, front=())
     logits = model.model(input_ids=torch.tensor([request.token_ids])).logits[0, :-1]
     loss = -logits.log_softmax(-1).gather(1, torch.tensor(request.token_ids[1:])[:, None])[:, 0]
     for chunk in (1, 7, 64, 512):
@@ -208,7 +209,7 @@ def test_passages_read_apart_are_thinned_one_by_one_and_found_again(tiny: Tiny) 
             held = [int(run.entries.max()) for run in world.scheduler._runs._runs.values()]
         assert sorted(held) == [11, 20, 30, 30]
         assert [job.stream.result().run_hits for job in jobs] == [0, 4]
-        assert jobs[0].runs[1].position - len(PREFIX) in (20, 30)
+        assert list(jobs[0].runs.values())[1].position - len(PREFIX) in (20, 30)
         whole = replace(request, memory=MemoryOptions(policy, rate=1))
         plain = replace(request, memory=MemoryOptions(), heads=None, catalyst=())
         with Engine(model, chunk_tokens=24) as engine:

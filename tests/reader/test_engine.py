@@ -297,7 +297,7 @@ def test_a_continuation_that_does_not_fit_the_window_is_refused(tiny: Tiny) -> N
 def test_a_token_that_the_model_does_not_know_is_refused(tiny: Tiny) -> None:
     model = tiny()
     with Engine(model) as engine:
-        for request in (GenerationRequest((5, 10**6)), GenerationRequest((5,), prefix=(-1,))):
+        for request in (GenerationRequest((5, 10**6)), GenerationRequest((5,), front=((-1,),))):
             with pytest.raises(InvalidOption, match=f"0 to {model.vocabulary - 1}"):
                 engine.submit(request)
 

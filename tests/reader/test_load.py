@@ -44,7 +44,7 @@ def mixed(count: int, seed: int) -> list[GenerationRequest]:
     def text(least: int, most: int) -> tuple[int, ...]:
         return tuple(rng.randrange(3, 256) for _ in range(rng.randint(least, most)))
 
-    prefixes, passages = [(), text(18, 18)], [text(20, 70) for _ in range(6)]
+    fronts, passages = [(), (first := text(18, 18),), (first, text(9, 9))], [text(20, 70) for _ in range(6)]
     memories = [memory_options(memory) for memory in MEMORIES]
     return [
         GenerationRequest(
@@ -52,7 +52,7 @@ def mixed(count: int, seed: int) -> list[GenerationRequest]:
             max_new_tokens=rng.randint(1, 40),
             stop=rng.choice([(), (), ("e", "zz")]),
             continuations=tuple(text(1, 9) for _ in range(rng.choice([0, 0, 1, 3]))),
-            prefix=rng.choice(prefixes),
+            front=rng.choice(fronts),
             passages=tuple(rng.sample(passages, runs)),
             memory=(memory := rng.choice(memories)),
             catalyst=text(7, 7) if memory.policy is not None and memory.policy.catalyst != "none" else (),
@@ -233,9 +233,9 @@ def test_a_policy_lets_in_what_would_not_fit_whole(endless: ReaderModel) -> None
 
 
 @pytest.mark.parametrize("wrong", [-1, 10**6])
-@pytest.mark.parametrize("where", ["token_ids", "prefix", "passages", "continuations"])
+@pytest.mark.parametrize("where", ["token_ids", "front", "passages", "continuations"])
 def test_a_token_that_the_model_does_not_know_is_named(where: str, wrong: int, tiny: Tiny) -> None:
-    tokens: Any = (5, wrong) if where in ("token_ids", "prefix") else ((5,), (5, wrong))
+    tokens: Any = (5, wrong) if where == "token_ids" else ((5,), (5, wrong))
     request = GenerationRequest(**{"token_ids": (5,), "max_new_tokens": 3, where: tokens})
     with Engine(tiny()) as engine, pytest.raises(InvalidOption) as caught:
         engine.submit(request)

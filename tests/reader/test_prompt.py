@@ -53,6 +53,17 @@ def test_it_is_the_chat_template_with_titles_texts_and_the_question(tiny: Tiny) 
     assert (prompt.used, prompt.dropped) == (tuple(PASSAGES), ())
 
 
+@pytest.mark.parametrize("reading", ["together", "apart"])
+def test_of_a_passage_its_title_and_what_is_kept_are_read(reading: AskedReading, tiny: Tiny) -> None:
+    model = tiny("llama", 8192)
+    shorter = [replace(one, kept=((4, 9), (11, 25), (40, 52))) for one in PASSAGES]
+    told = [passage(number, one.read) for number, one in enumerate(shorter)]
+    prompt, expected = (build_prompt("where is it?", ones, model, 50, reading) for ones in (shorter, told))
+    assert prompt.token_ids == expected.token_ids
+    assert prompt.used == tuple(shorter)
+    assert prompt.tokens < build_prompt("where is it?", PASSAGES, model, 50, reading).tokens
+
+
 @pytest.mark.parametrize(
     "template",
     [REFUSING + CHATML, CHATML.replace("in messages", "in messages if m['role'] != 'system'")],
@@ -226,6 +237,8 @@ def test_what_is_fitted_apart_is_what_the_engine_lets_in(seed: int) -> None:
         prompt = segments.fitted(600, 30, "apart", memory=memory, chunk=64, moves=True)
     except PromptTooLong:
         return
-    request = GenerationRequest(prompt.question, 30, prefix=prompt.system, passages=prompt.passages, memory=memory)
+    request = GenerationRequest(
+        prompt.question, 30, front=(prompt.system,), passages=prompt.passages, memory=memory
+    )
     assert request.layout.end(64, 30) <= 600
     assert (replace(request, in_line=True).layout.end(64, 30) <= 600) == prompt.in_line

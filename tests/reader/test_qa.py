@@ -15,8 +15,9 @@ from refdesk.reader.errors import DeadlineExceeded, InvalidOption, PromptTooLong
 from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
-from refdesk.reader.prompt import AskedReading
+from refdesk.reader.prompt import AskedReading, build_prompt
 from refdesk.reader.qa import NOTHING_FOUND, QA, AnswerOptions, Done, Retrieved, Token
+from refdesk.reader.shortening import READ_WHOLE, Shortening
 from tests.reader.stepped import made_heads
 
 TEXTS = {
@@ -77,7 +78,10 @@ def test_the_answer_says_what_it_cost(qa: QA) -> None:
     assert usage.prompt_tokens > 100
     assert 0 < usage.completion_tokens <= 20
     assert usage.memory.peak_entries == (usage.prompt_tokens + usage.completion_tokens - 1) * 3 * 2
-    assert set(usage.seconds) == {"retrieve", "prompt", "queue", "prefill", "decode", "cite", "total"}
+    assert set(usage.seconds) == {
+        *("retrieve", "compress", "prompt", "queue", "prefill", "decode", "cite"),
+        "total",
+    }
     steps = sum(seconds for step, seconds in usage.seconds.items() if step != "total")
     assert 0.5 * usage.seconds["total"] < steps <= usage.seconds["total"] <= elapsed
 
@@ -294,3 +298,78 @@ def test_closed_book_asks_the_model_itself(model: ReaderModel, engine: Engine) -
     assert answer.usage.prompt_tokens > 0
     assert answer.reference_nll is not None
     assert QA(nothing, model, engine).answer("where is it?", options).finish_reason == "no_passages"
+
+
+class FirstSentences:
+    """Leaves the first sentence of each passage, without its second word, the last passage first; remembers what
+    room there was."""
+
+    told = Shortening("first", 60, 30, "a sentence stays whole")
+
+    def __call__(
+        self, question: str, passages: Sequence[Passage], room: int
+    ) -> tuple[Sequence[Passage], Shortening]:
+        self.room = room
+        time.sleep(0.05)
+        kept = [((0, one.text.index(" ")), (one.text.index(" ", 4), one.text.index(".") + 1)) for one in passages]
+        return [replace(one, kept=ranges) for one, ranges in zip(passages, kept, strict=True)][::-1], self.told
+
+
+@pytest.mark.parametrize("reading", ["together", "apart"])
+def test_what_makes_passages_shorter_decides_what_is_read(reading: AskedReading, qa: QA) -> None:
+    shorten = FirstSentences()
+    options = AnswerOptions(max_new_tokens=5, reading=reading)
+    whole = qa.answer("where is it?", options)
+    events = list(qa.stream("where is it?", replace(options, shorten=shorten)))
+    assert isinstance(events[0], Retrieved)
+    assert isinstance(events[-1], Done)
+    assert events[0].passages == whole.passages
+    answer = events[-1].answer
+    assert [passage.document_id for passage in answer.passages] == ["market", "bridge", "tower"]
+    assert answer.passages[2].read == "The Tower was finished in 1911."
+    assert answer.usage.compression == shorten.told
+    assert answer.usage.seconds["total"] > answer.usage.seconds["compress"] >= 0.05
+    assert answer.usage.prompt_tokens < whole.usage.prompt_tokens
+    assert (answer.usage.passages_retrieved, answer.usage.passages_dropped) == (3, 0)
+
+
+def test_the_room_for_text_is_what_prompt_titles_and_answer_leave_of_the_window(
+    qa: QA, model: ReaderModel
+) -> None:
+    shorten = FirstSentences()
+    qa.answer(
+        "where is it?", AnswerOptions(max_new_tokens=5, shorten=shorten, reference="in the hall of the desk")
+    )
+    bare = [replace(passage, kept=()) for passage in Shelf()("", 3, None)]
+    reference = len(model.tokenizer.encode("in the hall of the desk"))
+    assert reference > 5
+    assert shorten.room == model.window - reference - build_prompt("where is it?", bare, model, 5).tokens
+
+
+def test_without_anything_that_shortens_passages_are_read_whole(qa: QA) -> None:
+    answer = qa.answer("where is it?", AnswerOptions(max_new_tokens=5))
+    assert answer.usage.compression == READ_WHOLE
+    assert [passage.kept for passage in answer.passages] == [None] * 3
+
+
+def test_where_nothing_is_found_nothing_is_shortened(model: ReaderModel, engine: Engine) -> None:
+    shorten = FirstSentences()
+    for closed_book in (False, True):
+        qa = QA(lambda question, k, documents: [], model, engine, closed_book=closed_book)
+        answer = qa.answer("where is it?", AnswerOptions(max_new_tokens=5, shorten=shorten))
+        assert answer.usage.compression == READ_WHOLE
+    assert not hasattr(shorten, "room")
+
+
+@pytest.mark.models
+def test_citations_of_what_was_read_in_part_are_exact_stretches_of_the_source(
+    default_model: tuple[ReaderModel, Path, list[str]],
+) -> None:
+    model = default_model[0]
+    with Engine(model) as engine:
+        options = AnswerOptions(shorten=FirstSentences())
+        answer = QA(Shelf(), model, engine).answer("Who designed the Harrow Bridge?", options)
+    assert "Elin Marsh" in answer.text
+    assert answer.citations[0].document_id == "bridge"
+    for citation in answer.citations:
+        assert TEXTS[citation.document_id][citation.start : citation.end] == citation.quote

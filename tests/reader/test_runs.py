@@ -18,6 +18,7 @@ from tests.reader.stepped import SLOTS, Stepped, ids, made_heads, stepped
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 Tiny = Callable[..., ReaderModel]
+Texts = tuple[tuple[int, ...], ...]
 POLICIES: dict[str, dict[str, Any]] = {
     "none": {},
     "budget": {"policy": "kv_compress", "budget": 48, "protected": 16},
@@ -55,7 +56,7 @@ def company() -> list[GenerationRequest]:
     for i, options in enumerate(POLICIES.values()):
         memory = memory_options(options)
         requests.append(asked(40 + i, 60 + i, memory=memory, max_new_tokens=12))
-        requests.append(asked(60 + i, 9, memory=memory, prefix=PREFIX, passages=PASSAGES[i % 3 :]))
+        requests.append(asked(60 + i, 9, memory=memory, front=(PREFIX,), passages=PASSAGES[i % 3 :]))
     return requests
 
 
@@ -74,7 +75,7 @@ def test_what_an_answer_is_depends_on_neither_company_nor_the_order_of_arrival(
     name: str, with_passages: bool, tiny: Tiny
 ) -> None:
     model, memory = tiny(), memory_options(POLICIES[name])
-    runs: dict[str, Any] = {"prefix": PREFIX, "passages": PASSAGES} if with_passages else {}
+    runs: dict[str, Any] = {"front": (PREFIX,), "passages": PASSAGES} if with_passages else {}
     request = asked(7, memory=memory, **runs)
     with stepped(model) as alone:
         job = alone.add(request)
@@ -101,7 +102,7 @@ def test_what_an_answer_is_does_not_depend_on_the_size_of_chunks(name: str, tiny
     found = []
     for chunk_tokens in (1, 24, 33, 512):
         with stepped(model, chunk_tokens) as world:
-            job = world.add(asked(9, memory=memory, prefix=PREFIX))
+            job = world.add(asked(9, memory=memory, front=(PREFIX,)))
             world.finish()
             found.append(job.stream.result())
     assert all(same(one, found[0]) for one in found)
@@ -111,7 +112,7 @@ def test_what_an_answer_is_does_not_depend_on_the_size_of_chunks(name: str, tiny
 @pytest.mark.parametrize("name", POLICIES)
 def test_what_was_held_and_freed_is_what_was_read(name: str, with_passages: bool, tiny: Tiny) -> None:
     model, memory = tiny(), memory_options(POLICIES[name])
-    runs: dict[str, Any] = {"prefix": PREFIX, "passages": PASSAGES} if with_passages else {}
+    runs: dict[str, Any] = {"front": (PREFIX,), "passages": PASSAGES} if with_passages else {}
     request = asked(11, 140, memory=memory, **runs)
     with stepped(model) as world:
         job = world.add(request)
@@ -164,11 +165,12 @@ def test_a_window_larger_than_a_chunk_leaves_nothing_for_others_in_that_step(tin
 
 
 def masked(model: ReaderModel, request: GenerationRequest, behind: tuple[int, ...]) -> torch.Tensor:
-    """The oracle: logits of one plain forward in which no passage sees another and all stand behind the prefix, or
+    """The oracle: logits of one plain forward in which no passage sees another and all stand behind the front, or
     in line for what is behind them all."""
-    stretches = [request.prefix, *request.passages, request.token_ids + behind]
+    front = sum(request.front, ())
+    stretches = [front, *request.passages, request.token_ids + behind]
     lengths = [len(passage) for passage in request.passages]
-    start, after = len(request.prefix), sum(lengths) if request.in_line else max(lengths, default=0)
+    start, after = len(front), sum(lengths) if request.in_line else max(lengths, default=0)
     firsts = [0, *(start for _ in request.passages), start + after]
     before = [sum(lengths[:index]) if request.in_line else 0 for index in range(len(lengths))]
     shifts = torch.tensor([by for by, one in zip([0, *before, 0], stretches, strict=True) for _ in one])
@@ -184,14 +186,14 @@ def masked(model: ReaderModel, request: GenerationRequest, behind: tuple[int, ..
 
 
 @pytest.mark.parametrize("passages", [PASSAGES, PASSAGES[:1], ()])
-@pytest.mark.parametrize("prefix", [PREFIX, ()])
+@pytest.mark.parametrize("front", [(PREFIX,), (PREFIX[:1], PREFIX[1:9], PREFIX[9:]), ()])
 @pytest.mark.parametrize("in_line", [False, True])
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 def test_reading_apart_equals_masked_attention(
-    kind: str, in_line: bool, prefix: tuple[int, ...], passages: tuple[tuple[int, ...], ...], tiny: Tiny
+    kind: str, in_line: bool, front: Texts, passages: Texts, tiny: Tiny
 ) -> None:
     model = tiny(kind)
-    request = asked(17, 25, max_new_tokens=12, prefix=prefix, passages=passages, in_line=in_line)
+    request = asked(17, 25, max_new_tokens=12, front=front, passages=passages, in_line=in_line)
     expected: list[int] = []
     while len(expected) < 12 and not set(expected) & model.end_ids:
         expected.append(int(masked(model, request, tuple(expected))[-1].argmax()))
@@ -210,7 +212,7 @@ def blocks(*stretches: tuple[int, ...]) -> int:
 
 def test_eight_requests_over_the_same_passages_hold_their_blocks_once(tiny: Tiny) -> None:
     shared = blocks(PREFIX, *PASSAGES)
-    questions = [asked(200 + i, 10, prefix=PREFIX, passages=PASSAGES, continuations=()) for i in range(8)]
+    questions = [asked(200 + i, 10, front=(PREFIX,), passages=PASSAGES, continuations=()) for i in range(8)]
     with stepped(tiny(), tokens=16 * (shared // SLOTS + 8 * 3)) as world:  # far less than eight times the passages
         jobs = [world.add(question) for question in questions]
         most = 0
@@ -228,8 +230,8 @@ def test_eight_requests_over_the_same_passages_hold_their_blocks_once(tiny: Tiny
 
 
 def test_a_second_question_finds_its_passages_read(tiny: Tiny) -> None:
-    first = asked(31, 10, prefix=PREFIX, passages=PASSAGES)
-    second = asked(32, 10, prefix=PREFIX, passages=PASSAGES[::-1])
+    first = asked(31, 10, front=(PREFIX,), passages=PASSAGES)
+    second = asked(32, 10, front=(PREFIX,), passages=PASSAGES[::-1])
     with stepped(tiny()) as world:
         world.add(second)
         world.finish()
@@ -251,16 +253,16 @@ def test_passages_thinned_otherwise_are_other_runs(tiny: Tiny) -> None:
     with stepped(tiny()) as world:
         misses = []
         for memory in (KEEP_EVERYTHING, *map(memory_options, list(POLICIES.values())[1:])):
-            job = world.add(asked(33, 10, memory, prefix=PREFIX, passages=PASSAGES))
+            job = world.add(asked(33, 10, memory, front=(PREFIX,), passages=PASSAGES))
             world.finish()
             misses.append(job.stream.result().run_misses)
-    assert misses == [4, 3, 3, 3, 3, 3, 3, 3]  # the prefix is held whole by all
+    assert misses == [4, 3, 3, 3, 3, 3, 3, 3]  # the front is held whole by all
 
 
 @pytest.mark.parametrize("steps", range(1, 8))
 def test_cancelling_while_runs_are_being_read_frees_them_unless_others_wait(steps: int, tiny: Tiny) -> None:
-    first = asked(34, 10, prefix=PREFIX, passages=PASSAGES)
-    second = asked(35, 10, prefix=PREFIX, passages=PASSAGES)
+    first = asked(34, 10, front=(PREFIX,), passages=PASSAGES)
+    second = asked(35, 10, front=(PREFIX,), passages=PASSAGES)
     with stepped(tiny()) as world:
         alone = world.add(second)
         world.finish()
@@ -292,7 +294,7 @@ def _finished(world: Stepped, job: Job) -> Generation:
 
 def test_idle_runs_give_way_to_requests_that_need_room(tiny: Tiny) -> None:
     with stepped(tiny(), tokens=450) as world:
-        world.add(asked(36, 10, prefix=PREFIX, passages=PASSAGES))
+        world.add(asked(36, 10, front=(PREFIX,), passages=PASSAGES))
         world.finish()
         assert world.run_blocks == blocks(PREFIX, *PASSAGES)
         job = world.add(asked(37, 410, max_new_tokens=20))
@@ -306,12 +308,12 @@ def test_idle_runs_give_way_to_requests_that_need_room(tiny: Tiny) -> None:
 @pytest.mark.parametrize("name", ["snapkv", "random", "streaming", "rate", "locret", "infinipot"])
 def test_the_budget_of_a_passage_is_not_for_what_stands_in_front_of_it(name: str, tiny: Tiny) -> None:
     held = []
-    for prefix in ((), PREFIX):
-        request = asked(38, 9, memory=memory_options(POLICIES[name]), prefix=prefix, passages=(ids(300, 104),))
+    for front in ((), (PREFIX,)):
+        request = asked(38, 9, memory=memory_options(POLICIES[name]), front=front, passages=(ids(300, 104),))
         with stepped(tiny()) as world:
             job = world.add(replace(request, max_new_tokens=1, continuations=()))
             world.finish()
-            held.append(job.stream.result().memory.held_entries - SLOTS * len(prefix))
+            held.append(job.stream.result().memory.held_entries - SLOTS * sum(map(len, front)))
     assert held[0] == held[1]
 
 

@@ -6,10 +6,11 @@ from typing import Any, get_args
 import click
 
 from refdesk.app.cli.adapters import adapter_option
-from refdesk.app.cli.memory import memory_option
+from refdesk.app.cli.named_values import compression_option, memory_option
 from refdesk.app.cli.output import as_json, in_collection, notes, open_desk, print_json
 from refdesk.app.rest.messages import AnswerMessage, answer_message
 from refdesk.app.settings import Settings
+from refdesk.compressor.options import compression_options
 from refdesk.memory.options import memory_options
 from refdesk.reader.answer_form import AnswerForm
 from refdesk.reader.prompt import AskedReading
@@ -28,6 +29,7 @@ _DEFAULT = AnswerOptions()
 @click.option("--seed", type=int, help="Makes sampling repeatable.")
 @click.option("--reading", type=click.Choice(get_args(AskedReading)), default=_DEFAULT.reading, show_default=True)
 @memory_option
+@compression_option
 @click.option("--form", type=click.Choice(get_args(AnswerForm)), default=_DEFAULT.form, show_default=True)
 @adapter_option
 @as_json
@@ -40,6 +42,7 @@ def ask(
     documents: tuple[str, ...],
     as_json: bool,
     memory: dict[str, Any] | None,
+    compression: dict[str, Any] | None,
     adapter: str | None,
     **options: Any,
 ) -> None:
@@ -47,7 +50,8 @@ def ask(
     with open_desk(settings) as desk:
         answer_options = AnswerOptions(documents=documents or None, memory=memory_options(memory), **options)
         chosen = desk.adapter(adapter, collection)
-        answer_options = replace(answer_options, adapter=chosen, heads=desk.heads(chosen))
+        shorten = desk.shortener(compression_options(compression))
+        answer_options = replace(answer_options, adapter=chosen, heads=desk.heads(chosen), shorten=shorten)
         qa = desk.qa(collection)
         for question in questions:
             if len(questions) > 1 and not as_json:
@@ -68,10 +72,13 @@ def _print_sources(answer: AnswerMessage) -> None:
         click.echo(
             f"  [{number}] {citation.document}{page}, characters {citation.start}-{citation.end}: “{quote}”"
         )
-    usage, held = answer.usage, answer.usage.memory
+    usage, held, shorter = answer.usage, answer.usage.memory, answer.usage.compression
+    less = ""
+    if shorter.strategy != "none":
+        less = f" ({shorter.tokens_after} of {shorter.tokens_before} tokens, by {shorter.strategy})"
     notes.print(
         f"  {usage.prompt_tokens} + {usage.completion_tokens} tokens, {usage.passages_used} of"
-        f" {usage.passages_retrieved} passages read {usage.reading}, {held.peak_entries:,} KV entries"
+        f" {usage.passages_retrieved} passages read {usage.reading}{less}, {held.peak_entries:,} KV entries"
         f" ({held.peak_bytes / 2**20:.1f} MiB), {usage.seconds['total']:.2f} s"
         + (f", {held.freed_bytes / 2**20:.1f} MiB freed by {usage.memory_policy}" if held.freed_bytes else "")
         + (f", {usage.passages_dropped} passages dropped to fit the window" if usage.passages_dropped else ""),

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from refdesk.app.build import Desk
 from refdesk.app.cli.adapters import adapter_option
-from refdesk.app.cli.memory import memory_option
+from refdesk.app.cli.named_values import compression_option, memory_option
 from refdesk.app.cli.output import as_json, list_unless_told, notes, open_desk, print_json, read_file
 from refdesk.app.evaluation import cancel_run
 from refdesk.app.rest.evaluation_messages import evaluation_message, run_message, score_message
@@ -56,6 +56,7 @@ def evaluation(context: click.Context, /, limit: int, as_json: bool) -> None:
 @click.option("--max-new-tokens", type=int, help="The longest answer; the task's own if left out.")
 @click.option("--reading", type=click.Choice(get_args(AskedReading)), default=_DEFAULT.reading, show_default=True)
 @memory_option
+@compression_option
 @click.option("--form", type=click.Choice(get_args(AnswerForm)), default=_DEFAULT.form, show_default=True)
 @adapter_option
 @click.option("--metric", "metrics", multiple=True, help="In place of the task's own; may be repeated.")

@@ -18,6 +18,7 @@ from refdesk.app.build import Desk
 from refdesk.app.jobs import UnknownJob
 from refdesk.app.keys import InvalidKey
 from refdesk.app.settings import InvalidSetting, Settings
+from refdesk.compressor.errors import InvalidCompression
 from refdesk.craft.errors import CraftError
 from refdesk.database import DatabaseUnavailable
 from refdesk.eval.errors import EvaluationError
@@ -35,6 +36,7 @@ _TOLD = (
     DatabaseUnavailable,
     EmbedderNotFound,
     EvaluationError,
+    InvalidCompression,
     InvalidKey,
     InvalidMemory,
     InvalidSetting,

@@ -18,6 +18,7 @@ from litestar.response import Response, ServerSentEvent, ServerSentEventMessage
 from refdesk.app.build import Desk
 from refdesk.app.problems import problem_of
 from refdesk.app.rest.messages import AnswerMessage, AnswerRequest, answer_message, passage_message
+from refdesk.compressor.options import compression_options
 from refdesk.reader.qa import Cancellation, Done, Event, Retrieved, Token
 
 
@@ -47,7 +48,8 @@ class AnswersController(Controller):
         qa = await anyio.to_thread.run_sync(desk.qa, data.collection)
         adapter = await anyio.to_thread.run_sync(desk.adapter, data.adapter, data.collection)
         heads = await anyio.to_thread.run_sync(desk.heads, adapter)
-        options = data.options(adapter, heads)
+        shorten = await anyio.to_thread.run_sync(desk.shortener, compression_options(data.compression))
+        options = data.options(adapter, heads, shorten)
         cancellation = Cancellation()
         if not data.stream and "text/event-stream" not in (accept or ""):
             async with _for_as_long_as_connected(request, cancellation):

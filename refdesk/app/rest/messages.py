@@ -9,6 +9,7 @@ from refdesk.app.jobs import Job
 from refdesk.memory.options import memory_options
 from refdesk.reader.passage import Passage
 from refdesk.reader.qa import Answer, AnswerOptions
+from refdesk.reader.shortening import Shorten
 from refdesk.retriever.collections import Collection
 from refdesk.retriever.documents import Document
 
@@ -34,11 +35,14 @@ class AnswerRequest(msgspec.Struct, forbid_unknown_fields=True):
     deadline_s: float | None = None
     reading: str = _DEFAULT.reading
     memory: dict[str, Any] | None = None
+    compression: dict[str, Any] | None = None
     form: str = _DEFAULT.form
     adapter: str | None = None
     stream: bool = False
 
-    def options(self, adapter: "Adapter | None", heads: "RetainingHeads | None") -> AnswerOptions:
+    def options(
+        self, adapter: "Adapter | None", heads: "RetainingHeads | None", shorten: Shorten | None
+    ) -> AnswerOptions:
         """Raises InvalidOption or InvalidMemory, naming the value and what was expected."""
         return AnswerOptions(
             k=self.k,
@@ -54,6 +58,7 @@ class AnswerRequest(msgspec.Struct, forbid_unknown_fields=True):
             form=self.form,  # type: ignore[arg-type]  # likewise
             adapter=adapter,
             heads=heads,
+            shorten=shorten,
         )
 
 
@@ -106,6 +111,16 @@ class MemoryMessage(msgspec.Struct):
     freed_bytes: int
 
 
+class CompressionMessage(msgspec.Struct):
+    """What was taken out of passages before they were read: by which strategy, their tokens before and after, and
+    why a budget was not met exactly, if it was not."""
+
+    strategy: str
+    tokens_before: int
+    tokens_after: int
+    reason: str
+
+
 class UsageMessage(msgspec.Struct):
     """What an answer cost; seconds by stage. Runs are texts that requests share: instructions, and passages read
     apart; a hit was in memory already."""
@@ -122,6 +137,7 @@ class UsageMessage(msgspec.Struct):
     memory_policy: str
     adapter: str
     memory: MemoryMessage
+    compression: CompressionMessage
 
 
 class AnswerMessage(msgspec.Struct):

@@ -1,10 +1,8 @@
-"""The memory options of a question, as words of a command."""
+"""Options of a question that have options of their own, as words of a command."""
 
 from typing import Any
 
 import click
-
-_SHAPE = "NAME=VALUE, such as policy=kv_compress or rate=8"
 
 
 def _parsed(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Any] | None:
@@ -12,7 +10,7 @@ def _parsed(context: click.Context, parameter: click.Parameter, given: tuple[str
     for one in given:
         name, equals, value = one.partition("=")
         if not equals or not name or not value:
-            raise click.BadParameter(f"{one!r}; expected {_SHAPE}", context, parameter)
+            raise click.BadParameter(f"{one!r}; expected NAME=VALUE, such as rate=8", context, parameter)
         if name in options:
             raise click.BadParameter(f"{name} stands there twice", context, parameter)
         options[name] = _value(value)
@@ -35,5 +33,14 @@ memory_option = click.option(
     multiple=True,
     callback=_parsed,
     metavar="NAME=VALUE",
-    help=f"How much the model holds of what it reads: {_SHAPE}; may be repeated. All that fits, by default.",
+    help="How much the model holds of what it reads, such as policy=kv_compress or rate=8; may be repeated. All"
+    " that fits, by default.",
+)
+compression_option = click.option(
+    "--compression",
+    multiple=True,
+    callback=_parsed,
+    metavar="NAME=VALUE",
+    help="How much of the passages the model reads, such as strategy=best or budget=400; may be repeated. All of"
+    " them, by default.",
 )

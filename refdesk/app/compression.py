@@ -1,0 +1,67 @@
+"""Compression of passages: the options of a request, put to work on what was retrieved."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from refdesk.compressor.compressor import Compressor
+from refdesk.compressor.errors import InvalidCompression
+from refdesk.compressor.options import CompressionOptions
+from refdesk.reader.errors import MemoryTooSmall, PromptTooLong
+from refdesk.reader.passage import Passage
+from refdesk.reader.shortening import Shortening
+
+# Tokens that a passage may take more than its pieces did, when they stand together behind a title: at most 4 in
+# 1,000 passages cut from docs/memory.md, under the tokenizer of SmolLM2.
+_SEAM = 4
+
+
+@dataclass(frozen=True)
+class PassageCompression:
+    """Takes out of passages what a question does not need, as a request has it."""
+
+    options: CompressionOptions
+    compressor: Compressor[Any]
+
+    def __call__(
+        self, question: str, passages: Sequence[Passage], room: int
+    ) -> tuple[Sequence[Passage], Shortening]:
+        """See `reader.shortening.Shorten`. `auto` takes nothing out of what fits the window and the budget, nor of
+        what cannot be compressed, and then says why.
+
+        Raises:
+            InvalidCompression: the window has no room for any text, or nothing stays.
+            PromptTooLong, MemoryTooSmall: the passages cannot be scored within the window or the memory.
+            EngineClosed: the engine is closed.
+        """
+        tokens = sum(len(self.compressor.tools.scorer.tokens(passage.text)[0]) for passage in passages)
+        asked, room = self.options.budget_for(tokens), room - _SEAM * len(passages)
+        if self.options.auto and tokens <= min(asked, room):
+            return passages, Shortening(tokens_before=tokens, tokens_after=tokens)
+        try:
+            return self._compressed(question, passages, asked, room)
+        except (InvalidCompression, PromptTooLong, MemoryTooSmall) as error:
+            if not self.options.auto:
+                raise
+            reason = f"nothing is taken out: {error}"
+            return passages, Shortening(tokens_before=tokens, tokens_after=tokens, reason=reason)
+
+    def _compressed(
+        self, question: str, passages: Sequence[Passage], asked: int, room: int
+    ) -> tuple[Sequence[Passage], Shortening]:
+        """`asked`: how many tokens are to stay; `room`: how many the window lets stay."""
+        if room < 1:
+            raise InvalidCompression(
+                f"the question and the titles of {len(passages)} passages leave the window no room for what"
+                " compression would let stay; expected fewer or shorter ones"
+            )
+        budget = min(asked, room)
+        found = self.compressor.compress(question, [passage.text for passage in passages], budget)
+        if not found.order:
+            raise InvalidCompression(f"compression budget is {budget}, of which no token stays; expected more")
+        kept = [
+            replace(passages[index], kept=ranges) for index, ranges in zip(found.order, found.kept, strict=True)
+        ]
+        narrow = f"the window has room for {room} tokens" if room < min(asked, found.tokens_before) else ""
+        reason = "; ".join(filter(None, (found.reason, narrow)))
+        return kept, Shortening(self.options.name, found.tokens_before, found.tokens_after, reason)

@@ -1,0 +1,66 @@
+"""What all strategies have in common: texts in, what stays of them out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
+
+from refdesk.compressor.compression import Compression, compression_of
+from refdesk.compressor.errors import InvalidCompression
+from refdesk.compressor.scorer import TokenScorer
+from refdesk.compressor.unit import TokenizedText, Unit, tokenize
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What strategies work with.
+
+    `guide`: gives questions that help to answer a question, the most helpful first. `similarity`: of a question
+    and others, the cosine of their embeddings. `split`: the sentences of a text as ascending `(start, end)`.
+    """
+
+    scorer: TokenScorer
+    guide: Callable[[str], Sequence[str]] | None = None
+    similarity: Callable[[str, Sequence[str]], Sequence[float]] | None = None
+    split: Callable[[str], Sequence[tuple[int, int]]] | None = None
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Of strategies that have none."""
+
+
+Options = TypeVar("Options")
+
+
+class Compressor(ABC, Generic[Options]):
+    """A strategy with its tools and options. A new one says by `choose` what stays, and has a line in the table of
+    `refdesk.compressor.strategies`."""
+
+    option_type: ClassVar[type] = NoOptions  # a frozen dataclass
+
+    def __init__(self, tools: Tools, options: Options) -> None:
+        """Raises InvalidCompression where a tool is missing."""
+        self.tools = tools
+        self.options = options
+
+    def compress(self, question: str, texts: Sequence[str], budget: int) -> Compression:
+        """What stays of the texts, `budget` tokens over all of them: exactly, or `reason` says why not.
+
+        Raises:
+            InvalidCompression: a budget below one token.
+        """
+        if budget < 1:
+            raise InvalidCompression(f"the budget is {budget}; expected at least 1 token")
+        tokenized = [tokenize(self.tools.scorer, index, text) for index, text in enumerate(texts)]
+        kept = self.choose(question, [text for text in tokenized if text.units], budget)
+        return compression_of(tokenized, kept, budget, self.because)
+
+    @property
+    def because(self) -> str:
+        """Why the budget may not be met exactly."""
+        return "a character of several tokens goes or stays whole"
+
+    @abstractmethod
+    def choose(self, question: str, texts: Sequence[TokenizedText], budget: int) -> Sequence[Unit]:
+        """The units that stay, those of the best text first. No text is empty."""

@@ -1,0 +1,115 @@
+"""The compression options of a request: which strategy, and how many tokens of the passages stay."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from refdesk.compressor.compressor import Compressor, Tools
+from refdesk.compressor.errors import InvalidCompression
+from refdesk.compressor.strategies import STRATEGIES
+
+_DEFAULT_STRATEGY = "perception"
+
+
+@dataclass(frozen=True)
+class CompressionOptions:
+    """How much of the passages stays: either `budget`, in tokens, or `rate`, by which their tokens are divided.
+
+    `strategy` None: nothing is taken out, but with `auto` by the default strategy where the budget or the window
+    asks for it. `settings`: the strategy's options, of its `option_type`.
+
+    Raises:
+        InvalidCompression: a value out of range, or what does not go together.
+    """
+
+    strategy: str | None = None
+    settings: Any = None
+    budget: int | None = None
+    rate: float | None = None
+    auto: bool = False
+
+    def __post_init__(self) -> None:
+        if self.strategy is None and not self.auto:
+            if self.sized:
+                raise InvalidCompression("compression has a budget or a rate, but strategy none takes nothing out")
+            return
+        name = self.strategy or "auto"
+        if (self.budget is None) == (self.rate is None) and (self.sized or not self.auto):
+            raise InvalidCompression(f"compression strategy {name} needs a budget or a rate, and not both")
+        if self.budget is not None and not 1 <= self.budget <= 100_000_000:
+            raise InvalidCompression(
+                f"compression budget is {self.budget}; expected at least 1 token, and at most 100,000,000"
+            )
+        if self.rate is not None and not 1 <= self.rate <= 1024:
+            raise InvalidCompression(f"compression rate is {self.rate}; expected 1 to 1024")
+
+    @property
+    def name(self) -> str:
+        """Of the strategy that is put to work."""
+        return self.strategy or (_DEFAULT_STRATEGY if self.auto else "none")
+
+    @property
+    def sized(self) -> bool:
+        """Whether it says how much stays."""
+        return self.budget is not None or self.rate is not None
+
+    def budget_for(self, tokens: int) -> int:
+        """How many of `tokens` stay; all, if nothing says otherwise, and at least one."""
+        if self.rate is not None:
+            return max(int(tokens / self.rate), 1)
+        return tokens if self.budget is None else self.budget
+
+    def compressor(self, tools: Tools) -> Compressor[Any]:
+        """What takes them out; raises InvalidCompression where a tool is missing."""
+        kind = STRATEGIES[self.name]
+        return kind(tools, kind.option_type() if self.settings is None else self.settings)
+
+
+KEEP_EVERYTHING = CompressionOptions()
+
+
+def compression_options(asked: Mapping[str, Any] | None) -> CompressionOptions:
+    """What a request asks for: `{"strategy": "perception", "budget": 600}`, `{"rate": 4}`, or nothing, which is
+    `{"strategy": "none"}`.
+
+    Options of the strategy stand beside them. A budget or a rate without a strategy means Perception Compressor.
+
+    Raises:
+        InvalidCompression: an unknown strategy or option, or a value out of range.
+    """
+    rest = dict(asked or {})
+    name = rest.pop("strategy", _DEFAULT_STRATEGY if rest else "none")
+    budget, rate = rest.pop("budget", None), rest.pop("rate", None)
+    if budget is not None and not _fits(budget, int):
+        raise InvalidCompression(f"compression budget is {budget!r}; expected a whole number of tokens")
+    if rate is not None and not _fits(rate, float):
+        raise InvalidCompression(f"compression rate is {rate!r}; expected a number")
+    if name in ("none", "auto"):
+        if rest:
+            raise InvalidCompression(
+                f"compression has {', '.join(sorted(rest))}, but strategy {name} has no options"
+            )
+        return CompressionOptions(budget=budget, rate=rate, auto=name == "auto")
+    if not isinstance(name, str) or name not in STRATEGIES:
+        known = ", ".join(["none", "auto", *STRATEGIES])
+        raise InvalidCompression(f"compression strategy is {name!r}; expected one of {known}")
+    return CompressionOptions(name, _settings(name, rest), budget, rate)
+
+
+def _settings(strategy: str, options: Mapping[str, Any]) -> Any:
+    kind = STRATEGIES[strategy].option_type
+    known: dict[str, Any] = {field.name: type(field.default) for field in fields(kind)}
+    for option, value in options.items():
+        if option not in known:
+            raise InvalidCompression(
+                f"compression option {option!r} is unknown to {strategy}; known: {', '.join(known) or 'none'}"
+            )
+        if not _fits(value, known[option]):
+            expected = {bool: "true or false", int: "a whole number", float: "a number"}[known[option]]
+            raise InvalidCompression(f"compression option {option} is {value!r}; expected {expected}")
+    return kind(**options)
+
+
+def _fits(value: object, kind: type) -> bool:
+    """Whether a value of JSON can stand for this type: a whole number is a number, true and false are none."""
+    return type(value) is kind or (kind is float and type(value) is int)

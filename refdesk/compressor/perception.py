@@ -1,0 +1,122 @@
+"""Perception Compressor (arXiv 2409.19272): what stays is chosen for the question, without any training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from refdesk.compressor.allocator import guided_shares, keep_counts, keep_ratios
+from refdesk.compressor.coarse import base_ratio, retain
+from refdesk.compressor.compressor import Compressor, Tools
+from refdesk.compressor.errors import InvalidCompression
+from refdesk.compressor.iterative import compress_segments
+from refdesk.compressor.ranking import rank
+from refdesk.compressor.scorer import TokenScorer
+from refdesk.compressor.unit import TokenizedText, Unit, size_of
+
+
+@dataclass(frozen=True)
+class PerceptionOptions:
+    """The defaults are the paper's for NaturalQuestions.
+
+    `k1`: how steeply the keep ratio falls with the rank. `tau_o`: the share of kept tokens that the question
+    chooses; `k2`: how steeply it grows with the rank. `segment`: tokens that are scored and thinned at once.
+    `reverse`: of what the question does not choose, the least likely tokens stay instead of the likeliest.
+    `guiding`: how many guiding questions rank the texts beside the question, where the service has any. `exact`:
+    the budget is met exactly; without, ratios are clamped and thresholds cut as in the paper's code.
+
+    Raises:
+        InvalidCompression: a value out of range.
+    """
+
+    k1: float = 0.4
+    tau_o: float = 0.2
+    k2: float = 0.1
+    segment: int = 200
+    guiding: int = 3
+    reverse: bool = False
+    exact: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("k1", "tau_o", "k2"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InvalidCompression(f"compression option {name} is {getattr(self, name)}; expected 0 to 1")
+        check_segment(self.segment)
+        if not 0 <= self.guiding <= 16:
+            raise InvalidCompression(f"compression option guiding is {self.guiding}; expected 0 to 16 questions")
+
+
+class PerceptionCompressor(Compressor[PerceptionOptions]):
+    """Texts are ranked by the question and guiding questions, the worst dropped whole, and what is still too much
+    taken out token by token: most of it from the texts ranked low."""
+
+    option_type = PerceptionOptions
+
+    def __init__(self, tools: Tools, options: PerceptionOptions) -> None:
+        """Raises InvalidCompression for guiding questions that nothing weighs."""
+        if tools.guide is not None and tools.similarity is None:
+            raise InvalidCompression("guiding questions need a similarity to weigh them by, and there is none")
+        super().__init__(tools, options)
+
+    @property
+    def because(self) -> str:
+        """Why the budget may not be met exactly."""
+        return super().because if self.options.exact else "ratios are clamped and thresholds cut as in the paper"
+
+    def choose(self, question: str, texts: Sequence[TokenizedText], budget: int) -> list[Unit]:
+        """The units that stay, those of the best text first."""
+        questions, weights = self._weighted(question)
+        ranked = rank(self.tools.scorer, [text.token_ids for text in texts], questions, weights)
+        retained = retain(ranked, [text.size for text in texts], budget)
+        units = [unit for index in retained for unit in texts[index].units]
+        return thin(self.tools.scorer, question, units, budget, self.options)
+
+    def _weighted(self, question: str) -> tuple[list[str], list[float]]:
+        """The question, which has weight 1, and guiding questions by their similarity to it (methods 3.2.2)."""
+        if self.tools.guide is None or self.tools.similarity is None or not self.options.guiding:
+            return [question], [1.0]
+        others = list(self.tools.guide(question)[: self.options.guiding])
+        return [question, *others], [1.0, *self.tools.similarity(question, others)]
+
+
+def thin(
+    scorer: TokenScorer, question: str, units: Sequence[Unit], budget: int, options: PerceptionOptions
+) -> list[Unit]:
+    """Those of the units, of the best text first, that stay when tokens are taken out until the budget is met."""
+    tokens = size_of(units)
+    if tokens <= budget:
+        return list(units)
+    segments = _segments(units, options.segment)
+    sizes = [size_of(segment) for segment in segments]
+    counts: list[float]
+    if options.exact:
+        counts = [*keep_counts(sizes, budget, options.k1)]
+    else:
+        ratios = keep_ratios(len(sizes), base_ratio(tokens, budget), options.k1)
+        counts = [size * ratio for size, ratio in zip(sizes, ratios, strict=True)]
+    return compress_segments(
+        scorer,
+        scorer.tokens(question)[0],
+        segments,
+        counts,
+        guided_shares(len(sizes), options.tau_o, options.k2),
+        reverse=options.reverse,
+        exact=options.exact,
+    )
+
+
+def check_segment(segment: int) -> None:
+    """Raises InvalidCompression for a size that segments cannot have."""
+    if not 1 <= segment <= 65536:
+        raise InvalidCompression(f"compression option segment is {segment}; expected 1 to 65536 tokens")
+
+
+def _segments(units: Sequence[Unit], size: int) -> list[list[Unit]]:
+    """Runs of at most `size` tokens; a unit of more is one by itself."""
+    segments: list[list[Unit]] = []
+    room = 0
+    for unit in units:
+        if not segments or unit.size > room:
+            segments.append([])
+            room = size
+        segments[-1].append(unit)
+        room -= unit.size
+    return segments
