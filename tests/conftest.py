@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from sqlalchemy import Engine, create_engine, make_url, text
 
@@ -16,6 +17,9 @@ from refdesk.retriever.index import VectorIndex
 from refdesk.retriever.index.flat import FaissIndex
 from refdesk.retriever.index.pgvector import PgvectorIndex
 from refdesk.retriever.store import ChunkStore
+
+settings.register_profile("any machine", deadline=None)  # no test asserts a time
+settings.load_profile("any machine")
 
 
 @pytest.fixture

@@ -208,7 +208,7 @@ class Desk:
 
     def shortener(self, options: CompressionOptions) -> Shorten | None:
         """What makes passages shorter as these options have it, if they do. The model without any adapter says
-        what a question needs: it ranks passages better than one that was trained to answer (docs/results.md).
+        what a question needs: adapters are trained to answer.
 
         Raises:
             InvalidCompression: see `CompressionOptions.compressor`.

@@ -38,6 +38,7 @@ class Compressor(ABC, Generic[Options]):
     `refdesk.compressor.strategies`."""
 
     option_type: ClassVar[type] = NoOptions  # a frozen dataclass
+    asks: ClassVar[bool] = True  # whether what stays depends on the question
 
     def __init__(self, tools: Tools, options: Options) -> None:
         """Raises InvalidCompression where a tool is missing."""

@@ -49,6 +49,11 @@ class CompressionOptions:
         return self.strategy or (_DEFAULT_STRATEGY if self.auto else "none")
 
     @property
+    def asks(self) -> bool:
+        """Whether what stays depends on the question."""
+        return self.name != "none" and STRATEGIES[self.name].asks
+
+    @property
     def sized(self) -> bool:
         """Whether it says how much stays."""
         return self.budget is not None or self.rate is not None

@@ -70,6 +70,7 @@ class Perplexity(Compressor[SegmentOptions]):
     """LLMLingua's token dropping (arXiv 2310.05736, section 3.2) over all texts as they come."""
 
     option_type = SegmentOptions
+    asks = False
 
     def choose(self, question: str, texts: Sequence[TokenizedText], budget: int) -> list[Unit]:
         """The least likely tokens of all texts."""

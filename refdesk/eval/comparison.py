@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
 
-from refdesk.compressor.options import KEEP_EVERYTHING, compression_options
+from refdesk.compressor.options import compression_options
 from refdesk.eval.pipelines import PIPELINES
 from refdesk.eval.run import Run, Score
 from refdesk.eval.statistics import Difference, Estimate, interval, paired_difference
@@ -49,8 +49,8 @@ class Row:
     def sees_question(self) -> bool:
         """Whether what the reader sees depends on the question: by what is retrieved, or by what is taken out."""
         pipeline = PIPELINES[self.run.pipeline]
-        compressed = compression_options(self.run.settings.get("compression")) != KEEP_EVERYTHING
-        return pipeline.sees_question or (compressed and not pipeline.closed_book)
+        compression = compression_options(self.run.settings.get("compression"))
+        return pipeline.sees_question or (compression.asks and not pipeline.closed_book)
 
     @property
     def is_floor(self) -> bool:

@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refdesk.compressor.errors import InvalidCompression
-from refdesk.compressor.options import AS_NEEDED, KEEP_EVERYTHING, CompressionOptions, compression_options
+from refdesk.compressor.options import KEEP_EVERYTHING, CompressionOptions, compression_options
 from refdesk.compressor.perception import PerceptionCompressor, PerceptionOptions
 from refdesk.compressor.strategies import STRATEGIES, SegmentOptions
 from tests.compressor.worlds import tools
 
 
-def test_none_keeps_everything_and_nothing_asked_is_auto() -> None:
-    assert compression_options({"strategy": "none"}) == KEEP_EVERYTHING
-    for asked in (None, {}, {"strategy": "auto"}):
-        assert compression_options(asked) == AS_NEEDED != KEEP_EVERYTHING
-    for options in (KEEP_EVERYTHING, AS_NEEDED):
+def test_none_keeps_everything_and_so_does_nothing_asked() -> None:
+    for asked in (None, {}, {"strategy": "none"}):
+        assert compression_options(asked) == KEEP_EVERYTHING
+    assert compression_options({"strategy": "auto"}) == CompressionOptions(auto=True) != KEEP_EVERYTHING
+    for options in (KEEP_EVERYTHING, CompressionOptions(auto=True)):
         assert options.budget_for(12_345) == 12_345
 
 
@@ -43,7 +43,7 @@ def test_every_strategy_can_be_asked_for_by_name(name: str) -> None:
 def test_the_options_of_a_strategy_reach_it() -> None:
     asked = {"strategy": "likelihood", "rate": 2, "segment": 50}
     assert compression_options(asked).compressor(tools()).options == SegmentOptions(50)
-    assert type(AS_NEEDED.compressor(tools())) is PerceptionCompressor
+    assert type(CompressionOptions(auto=True).compressor(tools())) is PerceptionCompressor
 
 
 @given(st.integers(1, 100_000), st.floats(1, 1024))

@@ -39,7 +39,7 @@ def test_the_order_in_which_texts_come_does_not_matter(texts: list[str], budget:
     assert _perception().compress(QUESTION, texts, budget).apply(texts) == expected.apply([FOX, HEN, OWL])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(any_texts, max_size=4), any_texts, st.integers(1, 130), st.integers(1, 20), st.floats(0, 1), st.data()
 )

@@ -29,7 +29,7 @@ def _compress(name: str, question: str, texts: list[str], budget: int) -> Compre
 
 
 @each_strategy
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(any_texts, max_size=4), any_texts, st.integers(1, 130))
 def test_the_budget_is_met_exactly_or_it_says_why_not(
     name: str, texts: list[str], question: str, budget: int
@@ -43,7 +43,7 @@ def test_the_budget_is_met_exactly_or_it_says_why_not(
 
 
 @each_strategy
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(plain_texts, min_size=1, max_size=4), plain_texts, st.integers(1, 130))
 def test_where_a_character_is_one_token_at_most_every_budget_is_met(
     name: str, texts: list[str], question: str, budget: int
@@ -54,7 +54,7 @@ def test_where_a_character_is_one_token_at_most_every_budget_is_met(
 
 
 @each_strategy
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(any_texts, max_size=4), any_texts, st.integers(1, 130))
 def test_ranges_are_whole_tokens_ascending_apart_and_count_what_stays(
     name: str, texts: list[str], question: str, budget: int

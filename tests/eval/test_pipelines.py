@@ -59,7 +59,7 @@ def test_the_full_context_is_refused_rather_than_cut(model: ReaderModel) -> None
         seen("full", bench(model, max_new_tokens=model.window - 20))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(budget=st.integers(2, 200))
 def test_truncation_keeps_the_head_and_the_tail_of_exactly_the_budget(model: ReaderModel, budget: int) -> None:
     workbench = bench(model, budget)

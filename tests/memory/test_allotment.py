@@ -33,7 +33,7 @@ policies = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     policies,
     st.one_of(st.integers(0, 80), st.floats(1, 30)),

@@ -38,7 +38,7 @@ def test_the_numeric_case_of_the_methods() -> None:
 numbers = st.lists(st.integers(0, 10**6), min_size=24, max_size=24, unique=True)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(numbers, st.lists(numbers, min_size=3, max_size=3), st.integers(1, 24), st.integers(0, 100))
 def test_every_head_keeps_as_many_some_of_them_for_what_they_are_the_rest_for_who_looks_at_them(
     novelty: list[float], seen: list[list[float]], room: int, percent: int
@@ -53,7 +53,7 @@ def test_every_head_keeps_as_many_some_of_them_for_what_they_are_the_rest_for_wh
         assert heads[0] == heads[1] == heads[2] == sorted(newest)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(1, 20), st.integers(1, 15), st.integers(0, 100), st.integers(0, 9))
 def test_what_is_new_is_the_same_in_all_heads_after_any_number_of_distillations(
     seed: int, room: int, chunk: int, percent: int, front: int

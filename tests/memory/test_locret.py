@@ -100,7 +100,7 @@ def test_case_a_of_the_methods() -> None:
 numbers = st.lists(st.integers(0, 10**6), min_size=60, max_size=60, unique=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(numbers, numbers, st.integers(1, 30), st.integers(1, 25), st.sampled_from([1, 4, 16]))
 def test_without_stabilizers_the_best_of_all_stay_whatever_the_chunks(
     first: list[float], second: list[float], room: int, chunk: int, block_size: int
@@ -112,7 +112,7 @@ def test_without_stabilizers_the_best_of_all_stay_whatever_the_chunks(
         assert tokens == sorted(sorted(range(60), key=lambda token: -scores[token])[:room])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(numbers, numbers, numbers, st.integers(0, 99))
 def test_heads_do_not_ask_each_other(
     first: list[float], second: list[float], third: list[float], percent: int
@@ -123,7 +123,7 @@ def test_heads_do_not_ask_each_other(
     assert [heads[0] for heads in one] == [heads[0] for heads in other]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(numbers, st.integers(1, 30), st.integers(1, 25), st.integers(0, 99), st.integers(0, 20))
 def test_the_latest_are_there_between_chunks_and_order_and_positions_are_those_of_the_text(
     scores: list[float], room: int, chunk: int, percent: int, front: int

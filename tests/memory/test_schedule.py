@@ -69,7 +69,7 @@ def test_case_a_where_no_head_may_be_emptied(wanted: int) -> None:
     assert evicted([[0.9, 0.1, 0.4, 0.2, 0.7], [0.3, 0.6]], 2, wanted, keep_one=True) == [[1, 2, 3], []]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(rows_of_scores, st.integers(1, 5), st.integers(-1, 30), st.booleans())
 def test_as_many_blocks_come_free_as_were_asked_for_or_can(
     rows: Rows, block_size: int, wanted: int, keep_one: bool
@@ -97,7 +97,7 @@ def test_as_many_blocks_come_free_as_were_asked_for_or_can(
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.lists(st.floats(0, 1, width=32), max_size=4), min_size=1, max_size=3).filter(any),
     st.integers(1, 3),
@@ -117,7 +117,7 @@ def test_no_other_choice_that_frees_as_many_evicts_less_important_entries(
         assert worst <= min(max(number for some in entries for number in some) for entries in product(*sets))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows_of_scores, st.integers(0, 40))
 def test_with_blocks_of_one_entry_the_lowest_of_all_go(rows: Rows, wanted: int) -> None:
     """Methods 2.5, 7."""
@@ -134,7 +134,7 @@ def test_layers_and_heads_are_rows_alike() -> None:
     assert gone.shape == scores.shape and torch.equal(gone.view(6, 21), flat)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows_of_scores, st.lists(st.integers(0, 12), min_size=5, max_size=5))
 def test_the_best_of_each_row_stay_and_the_protected_besides(rows: Rows, room: list[int]) -> None:
     scores, exists = padded(rows)

@@ -24,7 +24,7 @@ def lengths(*numbers: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]]":
     return np.array(numbers, np.int64).reshape(2, 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 5),
     st.lists(
