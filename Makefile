@@ -36,7 +36,7 @@ bench: $(STAMP)  ## the figures of docs/results.md, on the data of REFDESK_SHARE
 eval: $(STAMP)  ## every baseline on the benchmarks of REFDESK_SHARED_DATA, in about 80 minutes on two cores; resumable
 	$(BIN)/python -m bench evaluation
 
-weights: $(STAMP)  ## the shipped adapter, from the data of REFDESK_SHARED_DATA, in about three hours on two cores; resumable
+weights: $(STAMP)  ## the shipped adapter and heads, from the data of REFDESK_SHARED_DATA, in under four hours; resumable
 	test -f .craft/lessons/card.json || $(BIN)/refdesk --data .craft craft prepare .craft/lessons --shipped
 	test -f .craft/adapters/first/card.json || \
 		$(BIN)/refdesk --data .craft craft train first --lessons .craft/lessons --start none \
@@ -44,8 +44,12 @@ weights: $(STAMP)  ## the shipped adapter, from the data of REFDESK_SHARED_DATA,
 	test -f .craft/adapters/shipped/card.json || \
 		$(BIN)/refdesk --data .craft craft train shipped --lessons .craft/lessons --start first --set seed=1 \
 			--set learning_rate=0.0007 --set batch=48 --set validate_every=60 --set minutes=75
-	mkdir -p refdesk/weights/craft
+	mkdir -p refdesk/weights/craft refdesk/weights/heads/craft
 	cp .craft/adapters/shipped/* refdesk/weights/craft/
+	test -f .craft/heads/craft/card.json || \
+		$(BIN)/refdesk --data .craft heads train craft --lessons .craft/lessons --adapter craft \
+			--set learning_rate=0.002 --set minutes=32
+	cp .craft/heads/craft/* refdesk/weights/heads/craft/
 
 clean:
 	rm -rf $(VENV) .demo .bench .craft .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -48,9 +48,11 @@ def ask(
 ) -> None:
     """Answer each QUESTION from the documents of a collection, with citations and what it cost."""
     with open_desk(settings) as desk:
+        # What was asked for is checked first, and nothing is loaded for a mistake.
         answer_options = AnswerOptions(documents=documents or None, memory=memory_options(memory), **options)
+        asked = compression_options(compression)
         chosen = desk.adapter(adapter, collection)
-        shorten = desk.shortener(compression_options(compression))
+        shorten = desk.shortener(asked)
         answer_options = replace(answer_options, adapter=chosen, heads=desk.heads(chosen), shorten=shorten)
         qa = desk.qa(collection)
         for question in questions:

@@ -45,10 +45,11 @@ class AnswersController(Controller):
         With `"stream": true`, or `Accept: text/event-stream`, the answer comes as server-sent events:
         `retrieval`, `token`…, `citation`…, `usage`, `done`; or `error` with a problem.
         """
+        asked = compression_options(data.compression)
         qa = await anyio.to_thread.run_sync(desk.qa, data.collection)
         adapter = await anyio.to_thread.run_sync(desk.adapter, data.adapter, data.collection)
         heads = await anyio.to_thread.run_sync(desk.heads, adapter)
-        shorten = await anyio.to_thread.run_sync(desk.shortener, compression_options(data.compression))
+        shorten = await anyio.to_thread.run_sync(desk.shortener, asked)
         options = data.options(adapter, heads, shorten)
         cancellation = Cancellation()
         if not data.stream and "text/event-stream" not in (accept or ""):
