@@ -11,14 +11,17 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from bench.kv_memory import MODELS, head, note, row
 from refdesk.craft.answering import AnswerCourse
 from refdesk.craft.course import Step
-from refdesk.craft.encoding import EncodedLesson, encode_lesson, encode_lessons
+from refdesk.craft.encoding import encode_lesson, encode_lessons
 from refdesk.craft.errors import LessonTooLong
 from refdesk.craft.lesson import Exercise, Lesson, read_lessons
 from refdesk.craft.recipe import TrainingRecipe
@@ -59,16 +62,9 @@ def without_distractors(lessons: Iterable[Lesson]) -> Iterator[Lesson]:
 class FullTuning(AnswerCourse):
     """All weights learn."""
 
-    def __init__(
-        self,
-        model: ReaderModel,
-        lessons: Sequence[EncodedLesson],
-        validation: Sequence[EncodedLesson],
-        recipe: TrainingRecipe,
-        checkpoint: Path,
-    ) -> None:
-        model.model.requires_grad_(True)
-        super().__init__(model, model.model, lessons, validation, recipe, checkpoint, model.fingerprint)
+    def _learning(self, model: ReaderModel, recipe: TrainingRecipe) -> Any:
+        torch.manual_seed(recipe.seed)
+        return model.model.requires_grad_(True)
 
 
 # How it is called: what learns, how, from which lessons.
@@ -117,7 +113,7 @@ def measure(folder: Path, minutes: float, name: str) -> None:
     held = list(read_lessons(folder / "validation.jsonl"))
     with tempfile.TemporaryDirectory() as checkpoints:
         little, _ = encode_lessons(held[:5], model, recipe.longest)
-        course = kind(model, learned, little, recipe, Path(checkpoints) / "checkpoint.pt")  # type: ignore[call-arg, arg-type]
+        course = kind(model, learned, little, recipe, Path(checkpoints) / "checkpoint.pt")
 
         def report(step: Step) -> None:
             note(f"{name}: step {step.step}, loss {step.loss:.3f}, {step.left_s / 60:.0f} minutes left")

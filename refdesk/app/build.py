@@ -213,17 +213,13 @@ class Desk:
         Raises:
             InvalidCompression: see `CompressionOptions.compressor`.
         """
-        if options.strategy is None and not options.auto:
+        if options.name == "none":
             return None
         from refdesk.reader.scoring import EngineScorer
 
         model, engine = self.reader
-        tools = Tools(EngineScorer(model, engine), similarity=self._similarity, split=split_sentences)
+        tools = Tools(EngineScorer(model, engine), split=split_sentences)
         return PassageCompression(options, options.compressor(tools))
-
-    def _similarity(self, question: str, others: Sequence[str]) -> list[float]:
-        first, *rest = self.embedder.embed([question, *others])
-        return [float(first @ one) for one in rest]
 
     def adapter_folder(self, name: str) -> Path:
         """Where an adapter of this desk is kept."""

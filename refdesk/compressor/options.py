@@ -1,12 +1,13 @@
 """The compression options of a request: which strategy, and how many tokens of the passages stay."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from refdesk.compressor.compressor import Compressor, Tools
 from refdesk.compressor.errors import InvalidCompression
 from refdesk.compressor.strategies import STRATEGIES
+from refdesk.named_options import fits, made
 
 _DEFAULT_STRATEGY = "perception"
 
@@ -85,9 +86,9 @@ def compression_options(asked: Mapping[str, Any] | None) -> CompressionOptions:
     rest = dict(asked or {})
     name = rest.pop("strategy", _DEFAULT_STRATEGY if rest else "none")
     budget, rate = rest.pop("budget", None), rest.pop("rate", None)
-    if budget is not None and not _fits(budget, int):
+    if budget is not None and not fits(budget, int):
         raise InvalidCompression(f"compression budget is {budget!r}; expected a whole number of tokens")
-    if rate is not None and not _fits(rate, float):
+    if rate is not None and not fits(rate, float):
         raise InvalidCompression(f"compression rate is {rate!r}; expected a number")
     if name in ("none", "auto"):
         if rest:
@@ -98,23 +99,5 @@ def compression_options(asked: Mapping[str, Any] | None) -> CompressionOptions:
     if not isinstance(name, str) or name not in STRATEGIES:
         known = ", ".join(["none", "auto", *STRATEGIES])
         raise InvalidCompression(f"compression strategy is {name!r}; expected one of {known}")
-    return CompressionOptions(name, _settings(name, rest), budget, rate)
-
-
-def _settings(strategy: str, options: Mapping[str, Any]) -> Any:
-    kind = STRATEGIES[strategy].option_type
-    known: dict[str, Any] = {field.name: type(field.default) for field in fields(kind)}
-    for option, value in options.items():
-        if option not in known:
-            raise InvalidCompression(
-                f"compression option {option!r} is unknown to {strategy}; known: {', '.join(known) or 'none'}"
-            )
-        if not _fits(value, known[option]):
-            expected = {bool: "true or false", int: "a whole number", float: "a number"}[known[option]]
-            raise InvalidCompression(f"compression option {option} is {value!r}; expected {expected}")
-    return kind(**options)
-
-
-def _fits(value: object, kind: type) -> bool:
-    """Whether a value of JSON can stand for this type: a whole number is a number, true and false are none."""
-    return type(value) is kind or (kind is float and type(value) is int)
+    settings = made(STRATEGIES[name].option_type, rest, "compression", name, InvalidCompression)
+    return CompressionOptions(name, settings, budget, rate)

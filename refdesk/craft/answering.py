@@ -1,6 +1,7 @@
 """A course in answering: the weights of a model, or some added to it, learn the answers of lessons."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,38 +20,42 @@ _FLOOR = 0.1  # of the learning rate, at the end
 
 
 class AnswerCourse(Course):
-    """`network` is `model` as it is trained, whose attention the course has until `close()`; of its weights those
-    learn that ask for a gradient. Validation is the mean negative log-likelihood of the answers, each the mean of
+    """`model` is changed, and its attention is the course's until `close()`. What learns is a subclass's to say.
+    Validation is the mean negative log-likelihood of the answers, each the mean of
     its tokens: of all, and by the reading of their lessons."""
 
     def __init__(
         self,
         model: ReaderModel,
-        network: Any,
         lessons: Sequence[EncodedLesson],
         validation: Sequence[EncodedLesson],
         recipe: TrainingRecipe,
         checkpoint: Path,
-        identity: str,
+        identity: str = "",
     ) -> None:
-        self._network = network
-        self._weights = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        if recipe.checkpointing:
+            model.model.activation_checkpointing_enable({"use_reentrant": False})
+            model.model.train()
+        self._network = self._learning(model, recipe)
+        self._weights = {name: p for name, p in self._network.named_parameters() if p.requires_grad}
         # In the model's own numbers: products of mixed numbers are slow. The exact weights are kept beside.
         exact = {name: p.detach().float().clone() for name, p in self._weights.items()}
         self._begin(exact, recipe)
         for weight in exact.values():
             weight.grad = torch.zeros_like(weight)
         optimizer = torch.optim.AdamW(exact.values(), weight_decay=recipe.weight_decay)
+        identity = f"{model.fingerprint} {identity}".strip()
         super().__init__(lessons, validation, recipe, checkpoint, exact, optimizer, identity)
-        if recipe.checkpointing:
-            model.model.activation_checkpointing_enable({"use_reentrant": False})
-            model.model.train()
         self._attention = LessonAttention(model.model, model.rotation)
         self._use(exact)
 
     def close(self) -> None:
         """Give the model its own attention back."""
         self._attention.close()
+
+    @abstractmethod
+    def _learning(self, model: ReaderModel, recipe: TrainingRecipe) -> Any:
+        """The network as it is trained; of its weights those learn that ask for a gradient."""
 
     def _begin(self, exact: dict[str, torch.Tensor], recipe: TrainingRecipe) -> None:
         """Have the weights begin as others."""

@@ -63,8 +63,13 @@ class LoraCourse(AnswerCourse):
         checkpoint: Path,
         start: Adapter | None = None,
     ) -> None:
-        torch.manual_seed(recipe.seed)
         self._start = start
+        super().__init__(
+            model, lessons, validation, recipe, checkpoint, "" if start is None else start.fingerprint
+        )
+
+    def _learning(self, model: ReaderModel, recipe: TrainingRecipe) -> Any:
+        torch.manual_seed(recipe.seed)
         self._config = LoraConfig(
             r=recipe.rank,
             lora_alpha=recipe.alpha,
@@ -72,9 +77,7 @@ class LoraCourse(AnswerCourse):
             target_modules="all-linear",
             task_type="CAUSAL_LM",
         )
-        network: Any = get_peft_model(model.model, self._config, autocast_adapter_dtype=False)
-        identity = model.fingerprint if start is None else f"{model.fingerprint} {start.fingerprint}"
-        super().__init__(model, network, lessons, validation, recipe, checkpoint, identity)
+        return get_peft_model(model.model, self._config, autocast_adapter_dtype=False)
 
     def _begin(self, exact: dict[str, torch.Tensor], recipe: TrainingRecipe) -> None:
         if self._start is not None:

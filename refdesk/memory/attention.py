@@ -151,10 +151,15 @@ class PagedAttention(ABC):
         slots = torch.from_numpy(held).to(device)
         keys = self.pool.keys.view(-1, self.pool.shape.head_dim)[slots].float()
         if len(sequence.places) > 1:
-            assert self.pool.rotation is not None, "only where it is known how to turn, entries are moved"
             shifts = np.append(sequence.held_shifts(layer, head), np.zeros(part.rows, np.int64))
-            keys = self.pool.rotation.turn(keys, torch.from_numpy(shifts).to(device))
+            keys = self._moved_on(keys, shifts)
         return slots, keys
+
+    def _moved_on(self, keys: torch.Tensor, shifts: np.ndarray) -> torch.Tensor:
+        """`keys` `[..., n, head_dim]` where they stand, which is `shifts` `[n]` further on than where they were
+        read."""
+        assert self.pool.rotation is not None, "only where it is known how to turn, entries are moved"
+        return self.pool.rotation.turn(keys, torch.from_numpy(shifts).to(keys.device))
 
     def _observe(self, layer: int, part: Part, query: torch.Tensor, key: torch.Tensor, scaling: float) -> None:
         """Let the policy score the own entries of one layer from the attention of the rows to be observed.

@@ -121,10 +121,8 @@ class FastAttention(PagedAttention):
             unseen = -int(fills.sum()) % _STEP
             keys = self._gather(self.pool.keys, ids, fills, unseen, key[heads])
             if shifts.any():
-                assert self.pool.rotation is not None, "only where it is known how to turn, entries are moved"
                 held = slice(unseen, keys.shape[1] - key.shape[1])
-                by = torch.from_numpy(np.repeat(shifts, fills))
-                keys[:, held] = self.pool.rotation.turn(keys[:, held], by)
+                keys[:, held] = self._moved_on(keys[:, held], np.repeat(shifts, fills))
             values = self._gather(self.pool.values, ids, fills, unseen, value[heads])
             _attend_tiles(query[heads], keys, values, unseen, scaling, out[heads])
         return out[:, :, : part.rows]

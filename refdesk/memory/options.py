@@ -1,12 +1,13 @@
 """The memory options of a request: which policy, and how much it may keep."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.policies import POLICIES
 from refdesk.memory.policy import EvictionPolicy
+from refdesk.named_options import fits, made
 
 _DEFAULT_POLICY = "kv_compress"
 _LEAST_BY_RATE = 128
@@ -86,9 +87,9 @@ def memory_options(asked: Mapping[str, Any] | None) -> MemoryOptions:
     rest = dict(asked or {})
     name = rest.pop("policy", _DEFAULT_POLICY if rest else "auto")
     budget, rate = rest.pop("budget", None), rest.pop("rate", None)
-    if budget is not None and not _is_whole(budget):
+    if budget is not None and not fits(budget, int):
         raise InvalidMemory(f"memory budget is {budget!r}; expected a whole number of tokens")
-    if rate is not None and not (_is_whole(rate) or isinstance(rate, float)):
+    if rate is not None and not fits(rate, float):
         raise InvalidMemory(f"memory rate is {rate!r}; expected a number")
     if name in ("none", "auto"):
         if rest:
@@ -100,20 +101,8 @@ def memory_options(asked: Mapping[str, Any] | None) -> MemoryOptions:
 
 
 def _policy(kind: type[EvictionPolicy], options: Mapping[str, Any]) -> EvictionPolicy:
-    known: dict[str, Any] = {field.name: type(field.default) for field in fields(kind)}
-    value: Any
+    policy = made(kind, options, "memory", kind.name, InvalidMemory)
     for option, value in options.items():
-        if option not in known:
-            raise InvalidMemory(
-                f"memory option {option!r} is unknown to {kind.name}; known: {', '.join(known) or 'none'}"
-            )
-        if type(value) is not known[option]:
-            expected = "true or false" if known[option] is bool else "a whole number"
-            raise InvalidMemory(f"memory option {option} is {value!r}; expected {expected}")
         if not 0 <= value <= 65536:
             raise InvalidMemory(f"memory option {option} is {value}; expected 0 to 65536")
-    return kind(**options)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return policy
