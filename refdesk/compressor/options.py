@@ -99,5 +99,5 @@ def compression_options(asked: Mapping[str, Any] | None) -> CompressionOptions:
     if not isinstance(name, str) or name not in STRATEGIES:
         known = ", ".join(["none", "auto", *STRATEGIES])
         raise InvalidCompression(f"compression strategy is {name!r}; expected one of {known}")
-    settings = made(STRATEGIES[name].option_type, rest, "compression", name, InvalidCompression)
+    settings: Any = made(STRATEGIES[name].option_type, rest, "compression", name, InvalidCompression)
     return CompressionOptions(name, settings, budget, rate)
