@@ -1,5 +1,7 @@
 """The schema moves up, is what the code declares, and moves down again, on both databases."""
 
+import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,20 @@ def _store(connection: Connection, number: int, collection: str, ready: str) -> 
 def test_opening_twice_changes_nothing(database_url: str) -> None:
     open_database(database_url).dispose()
     open_database(database_url).dispose()
+
+
+def test_a_new_database_that_another_process_is_writing_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("CREATE TABLE theirs (number)")
+    done = threading.Timer(0.3, other.execute, ["COMMIT"])
+    done.start()
+    engine = open_database(f"sqlite:///{path}")
+    done.join()
+    other.close()
+    assert {"document", "theirs"} <= set(inspect(engine).get_table_names())
+    engine.dispose()
 
 
 def test_a_schema_from_the_future_is_refused(database_url: str) -> None:
