@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from refdesk.app.craft import LESSONS, VALIDATION, Desk
+from refdesk.app.lessons import LESSONS, VALIDATION, Desk
 from refdesk.craft.card import CARD, read_card
 from refdesk.craft.errors import HeadsExist, InvalidLessons, InvalidRecipe
 from refdesk.craft.heads_lessons import heads_lessons

@@ -19,7 +19,7 @@ from refdesk.craft.errors import InvalidRecipe
 from refdesk.craft.lesson import Exercise, Lesson
 from refdesk.craft.question import SourceQuestion, holds, passage_key, quote_of
 from refdesk.craft.recipe import DataRecipe
-from refdesk.reader.answer_form import NOT_FOUND, AnswerForm, write_answer
+from refdesk.reader.answer_form import LONGEST_SHORT, NOT_FOUND, AnswerForm, write_answer
 from refdesk.reader.passage import Passage
 from refdesk.reader.prompt import Reading
 
@@ -161,6 +161,8 @@ class _Round:
         form: AnswerForm = "short"
         if (quote or not wanted.present) and self._rng.random() < self._recipe.quote_share:
             form = "quote"
+        elif question.answers and len(question.answers[0]) > LONGEST_SHORT:
+            form = "long"
         if not wanted.present:
             return Exercise(question.id, question.question, write_answer(NOT_FOUND, "", form), form)
         return Exercise(

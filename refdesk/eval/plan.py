@@ -55,7 +55,7 @@ class RunSettings:
     reading: AskedReading = "auto"
     memory: Mapping[str, Any] | None = None
     compression: Mapping[str, Any] | None = None
-    form: AnswerForm = "short"
+    form: AnswerForm | None = None
     adapter: str | None = None
     metrics: tuple[str, ...] | None = None
     benchmarks: str = ""
@@ -114,6 +114,7 @@ def make_plan(settings: RunSettings, dataset: Dataset | None = None) -> Plan:
         task_options=task.options(),
         k=settings.k or (_RANKING_K if task.retrieval_only else _DEFAULT_K),
         max_new_tokens=settings.max_new_tokens or task.max_new_tokens,
+        form=settings.form or task.form,
         metrics=metrics,
     )
     return Plan(filled, task, pipeline, metrics, examples, corpus, _digest(examples, corpus))
@@ -142,7 +143,7 @@ def _check_numbers(settings: RunSettings, task: Task) -> None:
         raise InvalidRun(f"search is {settings.search!r}; expected one of {', '.join(get_args(Search))}")
     try:
         check_reading(settings.reading)
-        check_form(settings.form)
+        check_form(settings.form or task.form)
         memory_options(settings.memory)
         compression_options(settings.compression)
     except (InvalidOption, InvalidMemory, InvalidCompression) as error:

@@ -157,7 +157,7 @@ class _Reader:
             max_new_tokens=self._bench.max_new_tokens,
             reading=self._plan.settings.reading,
             memory=self._memory,
-            form=self._plan.settings.form,
+            form=self._plan.settings.form or self._plan.task.form,
             adapter=self._adapter,
             heads=self._heads,
             shorten=self._shorten,

@@ -24,19 +24,22 @@ Progress = Callable[[str, int, int], None]
 
 _DISTRACTORS = 30
 _LONG = 5000  # characters; a question about a longer text means that text, and is searched for in it alone
-_LONGEST_ANSWER = 200  # characters; short answers are taught
+_LONGEST_ANSWER = 800  # characters; a small model does not learn to write more
 _WHOLE = 3  # chunks: an answer in no wording of the text is taught with all of the gold passage, if that is short
 
 
 @dataclass(frozen=True, slots=True)
 class TaskSource:
-    """A benchmark to learn from. `limit`: that many questions, drawn by `seed`; None for all of the `part`."""
+    """A benchmark to learn from. `limit`: that many questions, drawn by `seed`; None for all of the `part`.
+    `rounds`: so many times as often as those of other sources its questions are asked, over other passages each
+    time."""
 
     task: str
     options: Mapping[str, Any] = field(default_factory=dict)
     part: Part = "train"
     limit: int | None = None
     seed: int = 0
+    rounds: int = 1
 
     def examples(self, data: Path) -> list[Example]:
         """The examples of its part. Raises what `find_task` and `Task.examples` raise."""
@@ -95,8 +98,8 @@ def dataset_examples(dataset: Dataset) -> list[Example]:
 def source_questions(
     desk: Desk, task: str, examples: Sequence[Example], progress: Progress
 ) -> list[SourceQuestion]:
-    """The questions, with their passages. Left out are those with a long answer, and those whose answer stands in
-    no single passage, unless the gold passage as a whole is short."""
+    """The questions, with their passages. Left out are those with a very long answer, and those whose answer
+    stands in no single passage, unless the gold passage as a whole is short."""
     examples = [example for example in examples if example.documents]
     documents = {document.id: document for example in examples for document in example.documents}
     name = source_collection(task, examples)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from refdesk.eval.errors import InvalidTaskOption, MissingData
 from refdesk.eval.example import Document, DocumentFile, Example
+from refdesk.reader.answer_form import AnswerForm
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,15 @@ class Task(ABC):
 
     `summary`: one line for people. `source`: the paper, and which part of the data is read. `metrics`: names of
     `refdesk.eval.metrics`, the main one first. `max_new_tokens`: the longest answer, in tokens of the reader.
-    `retrieval_only`: nothing is generated, only the ranking of documents is measured.
+    `form`: of the answers that are expected. `retrieval_only`: nothing is generated, only the ranking of documents
+    is measured.
     """
 
     summary: ClassVar[str]
     source: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
     max_new_tokens: ClassVar[int] = 48
+    form: ClassVar[AnswerForm] = "short"
     retrieval_only: ClassVar[bool] = False
 
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from refdesk.memory.choice import choose
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import AS_NEEDED, KEEP_EVERYTHING, MemoryOptions
-from refdesk.reader.answer_form import AnswerForm, check_form, read_answer, write_answer
+from refdesk.reader.answer_form import AnswerForm, check_form, read_answer, room_for, write_answer
 from refdesk.reader.citations import Citation, cite, cite_quotes
 from refdesk.reader.errors import DeadlineExceeded, InvalidOption, PromptTooLong
 from refdesk.reader.generation import (
@@ -39,11 +39,12 @@ class AnswerOptions:
     """What a caller may choose for one question.
 
     `k`: passages to retrieve, 1 to 100; few by default, for a small model reads worse with every distractor.
+    `max_new_tokens`: None for what an answer of this form needs.
     `stop`: by default where a small model goes on with a question or a heading of its own. `deadline_s`: for the
     whole answer, from the call. `reading`: the passages `together`, as one text, or `apart`, each by itself and
     shared with other questions; `auto` is together if they fit the window so. `memory`: how much the model holds
     of what it reads; by default everything, if it fits the window. `heads`: what a policy that is learned keeps
-    by; those that were trained for the model and `adapter`. `form`: the answer alone, or a quote first.
+    by; those that were trained for the model and `adapter`. `form`: short, long, or with a quote first.
     `reference`: a right answer whose likelihood is asked for; it changes nothing of the answer. `shorten`: what
     makes passages shorter before they are read. The rest as in `GenerationRequest`.
 
@@ -52,7 +53,7 @@ class AnswerOptions:
     """
 
     k: int = 3
-    max_new_tokens: int = 64
+    max_new_tokens: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
@@ -70,15 +71,20 @@ class AnswerOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.k <= 100:
             raise InvalidOption("k", self.k, "1 to 100")
-        if not 1 <= self.max_new_tokens <= 4096:
+        check_form(self.form)
+        if not 1 <= self.room <= 4096:
             raise InvalidOption("max_new_tokens", self.max_new_tokens, "1 to 4096")
         if self.documents is not None and (isinstance(self.documents, str) or not self.documents):
             raise InvalidOption("documents", self.documents, "at least one document id, or nothing for all")
         if self.reference is not None and not self.reference.strip():
             raise InvalidOption("reference", self.reference, "at least one word, or nothing")
         check_reading(self.reading)
-        check_form(self.form)
-        check_sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed, self.stop, self.deadline_s)
+        check_sampling(self.room, self.temperature, self.top_p, self.seed, self.stop, self.deadline_s)
+
+    @property
+    def room(self) -> int:
+        """Tokens that the answer may have."""
+        return room_for(self.form) if self.max_new_tokens is None else self.max_new_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +201,7 @@ class QA:
             yield Done(Answer(NOTHING_FOUND, (), usage, "no_passages", ()))
             return
         reference = _reference(options, self._model)
-        room = max(options.max_new_tokens, len(reference))
+        room = max(options.room, len(reference))
         shorter, shortening = self._shortened(question, passages, room, options)
         clock.lap("compress")
         prompt, memory = self._fitted(question, shorter, room, options)
@@ -206,7 +212,7 @@ class QA:
         cancellation.follow(stream)
         try:
             for piece in stream:
-                if options.form == "short":  # else what comes is not the answer yet, and perhaps never
+                if options.form != "quote":  # else what comes is not the answer yet, and perhaps never
                     yield Token(piece)
             generation = stream.result()
         finally:
@@ -216,7 +222,7 @@ class QA:
         clock.lap()
         clock.leave_out(generation.score_s)
         written = read_answer(generation.text, options.form)
-        if options.form != "short" and written.text:
+        if options.form == "quote" and written.text:
             yield Token(written.text)
         quoted = cite_quotes(written.quotes, prompt.used)
         citations = quoted or cite(written.text, question, prompt.used)
@@ -300,7 +306,7 @@ def _request(
         passages=prompt.passages if apart else (),
         token_ids=prompt.question if apart else prompt.token_ids[len(prompt.system) if shared else 0 :],
         memory=memory,
-        max_new_tokens=options.max_new_tokens,
+        max_new_tokens=options.room,
         temperature=options.temperature,
         top_p=options.top_p,
         seed=options.seed,

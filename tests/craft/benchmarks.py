@@ -100,6 +100,7 @@ def write_pubmedqa(data: Path, sentences: int = 15) -> None:
                 f"Of drug{number} {part} is said, and no more. " + "It was given to many patients. " * sentences
                 for part in ("the aim", "the method", "the result")
             ],
+            "LONG_ANSWER": f"In these patients drug{number} was found to be of some help. " * 5,
             "final_decision": ("yes", "no", "maybe")[number % 3],
         }
         for number in range(30)

@@ -1,14 +1,15 @@
 """Lessons out of benchmarks, from their files to the folder that is trained on."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from refdesk.app.craft import CARD, LESSONS, VALIDATION, prepare
+from refdesk.app.lessons import LESSONS, VALIDATION, prepare
 from refdesk.app.settings import Settings
-from refdesk.craft.card import describe, read_card
+from refdesk.craft.card import CARD, describe, read_card
 from refdesk.craft.errors import InvalidRecipe
 from refdesk.craft.lesson import Lesson, read_lessons
 from refdesk.craft.question import normal
@@ -109,6 +110,36 @@ def test_the_same_sources_and_recipe_give_the_same_files(
         assert {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} == before
     prepared(desk, data, tmp_path / "third", DataRecipe(distractors=(0, 1, 3), seed=5))
     assert (tmp_path / "third" / LESSONS).read_bytes() != before[LESSONS]
+
+
+def test_a_source_of_more_rounds_is_asked_so_much_more_often_and_validated_with_once(
+    open_desk: Callable[[Path], SmallDesk], data: Path, tmp_path: Path
+) -> None:
+    sources = [TaskSource("squad-v2", limit=40), TaskSource("pubmedqa", rounds=3)]
+    prepare(open_desk(tmp_path / "one"), sources, RECIPE, str(data), tmp_path / "lessons", lambda *_: None)
+    often, held = (
+        Counter(one.id for lesson in some for one in lesson.exercises if one.kind == "answer")
+        for some in lessons_in(tmp_path / "lessons")
+    )
+    assert {task: {n for name, n in often.items() if name.startswith(task)} for task in ("squad", "pubmed")} == {
+        "squad": {1},
+        "pubmed": {3},
+    }
+    assert set(held.values()) == {1}
+
+
+def test_a_passage_is_held_out_of_all_sources(
+    open_desk: Callable[[Path], SmallDesk], data: Path, tmp_path: Path
+) -> None:
+    sources = [TaskSource("pubmedqa", part="all"), TaskSource("pubmedqa", {"answer": "long"}, part="all")]
+    prepare(open_desk(tmp_path / "one"), sources, RECIPE, str(data), tmp_path / "lessons", lambda *_: None)
+    learned, held = (
+        [one for lesson in some for one in lesson.exercises if one.kind == "answer"]
+        for some in lessons_in(tmp_path / "lessons")
+    )
+    names = [{one.id.removesuffix("-long") for one in some} for some in (learned, held)]
+    assert names[1] and not names[0] & names[1]
+    assert {one.form for one in learned if one.id.endswith("-long")} == {"long"}
 
 
 def test_nothing_to_learn_is_refused_and_nothing_is_written(

@@ -293,6 +293,16 @@ def test_in_some_round_a_question_has_its_oracle_and_in_some_it_has_not() -> Non
     assert set(found["keeper-1"]) == {True, False}
 
 
+def test_a_long_answer_is_taught_in_the_long_form_whether_the_passages_hold_it_or_not() -> None:
+    long = "The keeper told them of it at length, and they wrote it down. " * 4
+    asked = [replace(one, answers=(long,)) if n % 2 else one for n, one in enumerate(questions(200))]
+    found = answering(made(asked, replace(PLAIN, oracle_share=0.5)))
+    lengths = {one.id: len(one.answers[0]) for one in asked}
+    assert {lengths[one.id] > 200 for _, one in found if one.form == "long"} == {True}
+    assert {lengths[one.id] > 200 for _, one in found if one.form == "short"} == {False}
+    assert {one.target for _, one in found if one.form == "long"} == {long, NOT_FOUND}
+
+
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
 def test_questions_about_one_passage_are_held_out_together(share: float) -> None:
     learned, held = hold_out(WORLD, share, seed=1)

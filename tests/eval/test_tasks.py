@@ -121,8 +121,8 @@ def test_an_unknown_task_is_refused_with_those_that_exist() -> None:
 def test_an_unknown_option_is_refused_with_those_that_exist() -> None:
     with pytest.raises(InvalidTaskOption, match=r"kv: unknown option 'depth'; known: keys, gold_at"):
         find_task("kv", {"depth": 1})
-    with pytest.raises(InvalidTaskOption, match=r"pubmedqa: unknown option 'depth'; it has none"):
-        find_task("pubmedqa", {"depth": 1})
+    with pytest.raises(InvalidTaskOption, match=r"clapnq: unknown option 'depth'; it has none"):
+        find_task("clapnq", {"depth": 1})
 
 
 @pytest.mark.parametrize(
@@ -131,6 +131,8 @@ def test_an_unknown_option_is_refused_with_those_that_exist() -> None:
         ("nq", {"documents": 21}, "nq: documents is 21; expected 1 to 20"),
         ("nq", {"documents": 5, "gold_at": 5}, "nq: gold_at is 5; expected 0 to 4"),
         ("nq", {"gold_at": "middle"}, "nq: gold_at is 'middle'; expected int"),
+        ("qmsum", {"split": "test"}, "qmsum: split is 'test'; expected one of validation, train"),
+        ("pubmedqa", {"answer": "short"}, "pubmedqa: answer is 'short'; expected one of choice, long"),
         ("squad", {"context": "page"}, "squad: context is 'page'; expected one of paragraph, article"),
         ("policyqa", {"context": "article"}, "policyqa: context is 'article'; expected one of paragraph, policy"),
         ("qmsum", {"queries": "both"}, "qmsum: queries is 'both'; expected one of specific, general, all"),

@@ -86,15 +86,23 @@ def test_without_a_quote_none_is_written() -> None:
     )
 
 
+def test_a_long_answer_is_written_and_read_as_it_is_and_asked_for_behind_the_question() -> None:
+    written = "It was built in 1850. <ANSWER>: is what the sign says."
+    assert write_answer(written, "It is Paris.", "long") == written
+    assert read_answer(f" {written}\n", "long") == WrittenAnswer(written)
+    assert ask_in_form("Where is it?", "long").startswith("Question: Where is it?\n")
+    assert "at length" in ask_in_form("Where is it?", "long")
+
+
 def test_a_quote_is_asked_for_behind_the_question() -> None:
     assert ask_in_form("  Where is it?\n", "short") == "Question: Where is it?"
     assert ask_in_form("Where is it?", "quote").startswith("Question: Where is it?\n")
     assert "word for word" in ask_in_form("Where is it?", "quote")
 
 
-@pytest.mark.parametrize("form", ["long", "", "Quote", "short "])
+@pytest.mark.parametrize("form", ["longer", "", "Quote", "short "])
 def test_an_unknown_form_is_refused_with_those_that_there_are(form: str) -> None:
-    with pytest.raises(InvalidOption, match=r"form is .*; expected one of short, quote"):
+    with pytest.raises(InvalidOption, match=r"form is .*; expected one of short, long, quote"):
         check_form(form)
     for known in ("short", "quote"):
         check_form(known)

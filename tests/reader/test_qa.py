@@ -10,6 +10,7 @@ import pytest
 
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions, memory_options
+from refdesk.reader.answer_form import AnswerForm
 from refdesk.reader.engine import Engine
 from refdesk.reader.errors import DeadlineExceeded, InvalidOption, PromptTooLong, ReaderError
 from refdesk.reader.generation import GenerationRequest
@@ -373,3 +374,9 @@ def test_citations_of_what_was_read_in_part_are_exact_stretches_of_the_source(
     assert answer.citations[0].document_id == "bridge"
     for citation in answer.citations:
         assert TEXTS[citation.document_id][citation.start : citation.end] == citation.quote
+
+
+@pytest.mark.parametrize(("form", "room"), [("short", 64), ("long", 256), ("quote", 160)])
+def test_an_answer_has_the_room_that_its_form_needs_unless_told(form: AnswerForm, room: int) -> None:
+    assert AnswerOptions(form=form).room == room
+    assert AnswerOptions(form=form, max_new_tokens=7).room == 7

@@ -24,7 +24,7 @@ _DEFAULT = AnswerOptions()
 @in_collection
 @click.option("-k", type=int, default=_DEFAULT.k, show_default=True, help="Passages to retrieve.")
 @click.option("--document", "documents", multiple=True, help="Only this document; may be repeated.")
-@click.option("--max-new-tokens", type=int, default=_DEFAULT.max_new_tokens, show_default=True)
+@click.option("--max-new-tokens", type=int, help="64 for a short answer, 256 for a long one, 160 with a quote.")
 @click.option("--temperature", type=float, default=_DEFAULT.temperature, show_default=True)
 @click.option("--seed", type=int, help="Makes sampling repeatable.")
 @click.option("--reading", type=click.Choice(get_args(AskedReading)), default=_DEFAULT.reading, show_default=True)

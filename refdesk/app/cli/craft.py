@@ -10,7 +10,8 @@ from refdesk.app.adapters import AdapterEntry, get_adapter
 from refdesk.app.build import Desk
 from refdesk.app.cli.output import as_json, notes, open_desk, print_json, progress_bar, read_file
 from refdesk.app.cli.recipe_option import recipe_with, set_option
-from refdesk.app.craft import SHIPPED_SOURCES, CraftSettings, prepare, prepare_collection
+from refdesk.app.craft import CraftSettings
+from refdesk.app.lessons import SHIPPED_SOURCES, prepare, prepare_collection
 from refdesk.app.rest.adapter_messages import adapter_message
 from refdesk.app.settings import Settings
 from refdesk.craft.recipe import DataRecipe, TrainingRecipe

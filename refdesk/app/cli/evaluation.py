@@ -57,7 +57,7 @@ def evaluation(context: click.Context, /, limit: int, as_json: bool) -> None:
 @click.option("--reading", type=click.Choice(get_args(AskedReading)), default=_DEFAULT.reading, show_default=True)
 @memory_option
 @compression_option
-@click.option("--form", type=click.Choice(get_args(AnswerForm)), default=_DEFAULT.form, show_default=True)
+@click.option("--form", type=click.Choice(get_args(AnswerForm)), help="The task's own if left out.")
 @adapter_option
 @click.option("--metric", "metrics", multiple=True, help="In place of the task's own; may be repeated.")
 @click.option("--collection", "-c", help="Where a data set without documents of its own is asked.")

@@ -37,7 +37,7 @@ class EvaluationRequest(msgspec.Struct, forbid_unknown_fields=True):
     reading: AskedReading = _DEFAULT.reading
     memory: dict[str, Any] | None = None
     compression: dict[str, Any] | None = None
-    form: AnswerForm = _DEFAULT.form
+    form: AnswerForm | None = None
     adapter: str | None = None
     metrics: list[str] | None = None
 

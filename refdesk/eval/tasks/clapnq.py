@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from refdesk.eval.example import Document, Example, Span
 from refdesk.eval.task import Task, data_file
 from refdesk.eval.tasks.files import read_jsonl
+from refdesk.reader.answer_form import AnswerForm
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class ClapNQ(Task):
     source: ClassVar[str] = "Rosenthal et al., TACL 2025; 150 answerable and 150 unanswerable dev questions"
     metrics: ClassVar[tuple[str, ...]] = ("rouge_l", "f1", "abstention", "nll")
     max_new_tokens: ClassVar[int] = 200
+    form: ClassVar[AnswerForm] = "long"
 
     def examples(self, data: Path) -> Iterator[Example]:
         """See Task."""

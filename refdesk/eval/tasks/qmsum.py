@@ -12,27 +12,33 @@ from typing import ClassVar
 from refdesk.eval.example import Document, Example, Span
 from refdesk.eval.task import Task, check_choice, data_file
 from refdesk.eval.tasks.files import read_jsonl
+from refdesk.reader.answer_form import AnswerForm
 
 _KINDS = ("specific", "general")
+_FILES = {"validation": "val.jsonl.gz", "train": "train.jsonl.gz"}
 
 
 @dataclass(frozen=True)
 class QMSum(Task):
-    """`queries`: `specific`, which have spans of turns as evidence, `general`, of the whole meeting, or `all`."""
+    """`queries`: `specific`, which have spans of turns as evidence, `general`, of the whole meeting, or `all`.
+    `split`: `validation`, or `train`."""
 
     queries: str = "specific"
+    split: str = "validation"
 
     summary: ClassVar[str] = "QMSum: query-focused summaries of meeting transcripts"
-    source: ClassVar[str] = "Zhong et al., NAACL 2021; validation split"
+    source: ClassVar[str] = "Zhong et al., NAACL 2021; validation and train split"
     metrics: ClassVar[tuple[str, ...]] = ("rouge_l", "nll")
     max_new_tokens: ClassVar[int] = 200
+    form: ClassVar[AnswerForm] = "long"
 
     def __post_init__(self) -> None:
         check_choice("qmsum", "queries", self.queries, (*_KINDS, "all"))
+        check_choice("qmsum", "split", self.split, tuple(_FILES))
 
     def examples(self, data: Path) -> Iterator[Example]:
         """See Task."""
-        for meeting in read_jsonl(data_file(data, "qmsum", "val.jsonl.gz")):
+        for meeting in read_jsonl(data_file(data, "qmsum", _FILES[self.split])):
             turns = [f"{turn['speaker']}: {turn['content']}" for turn in meeting["meeting_transcripts"]]
             document = Document.of(f"Meeting {meeting['meeting_id']}", "\n".join(turns))
             starts = list(accumulate((len(turn) + 1 for turn in turns), initial=0))

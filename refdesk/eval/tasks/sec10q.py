@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from refdesk.eval.example import Document, DocumentFile, Example
 from refdesk.eval.task import Task, data_file
+from refdesk.reader.answer_form import AnswerForm
 
 _FOLDER = "kg_rag_sec10q"
 # A line of its own, or brackets within a sentence: (SOURCE: 2022 Q3 AAPL.pdf), (from "2022 Q3 AAPL.pdf").
@@ -28,6 +29,7 @@ class Sec10Q(Task):
     source: ClassVar[str] = "docugami/KG-RAG-datasets, sec-10-q, 2023-24; all 195 questions"
     metrics: ClassVar[tuple[str, ...]] = ("rouge_l", "f1", "nll", "recall_at_10", "cited_gold")
     max_new_tokens: ClassVar[int] = 96
+    form: ClassVar[AnswerForm] = "long"
 
     def corpus(self, data: Path) -> Iterator[DocumentFile | Document]:
         """See Task."""

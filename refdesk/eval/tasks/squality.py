@@ -12,6 +12,7 @@ from typing import ClassVar
 from refdesk.eval.example import Document, Example
 from refdesk.eval.task import Task, data_file
 from refdesk.eval.tasks.files import read_jsonl
+from refdesk.reader.answer_form import AnswerForm
 
 # What Project Gutenberg puts before some of the stories.
 _CREDITS = re.compile(r"Produced by|Distributed Proofreading|\*\*\*")
@@ -25,6 +26,7 @@ class Squality(Task):
     source: ClassVar[str] = "Wang et al., EMNLP 2022; dev split of v1.3"
     metrics: ClassVar[tuple[str, ...]] = ("rouge_l", "nll")
     max_new_tokens: ClassVar[int] = 300
+    form: ClassVar[AnswerForm] = "long"
 
     def examples(self, data: Path) -> Iterator[Example]:
         """See Task."""
