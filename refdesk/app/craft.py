@@ -1,6 +1,7 @@
 """CRAFT: the jobs that train adapters."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +28,7 @@ from refdesk.app.worker import Progress as JobProgress
 from refdesk.app.worker import Stopping
 from refdesk.craft.card import CARD, read_card
 from refdesk.craft.errors import AdapterExists, CraftError, InvalidLessons, InvalidRecipe
-from refdesk.craft.lesson import read_lessons
+from refdesk.craft.lesson import Lesson, read_lessons
 from refdesk.craft.recipe import DataRecipe, TrainingRecipe
 from refdesk.database import transaction
 from refdesk.eval.errors import EvaluationError
@@ -174,12 +175,17 @@ class Crafting:
         from refdesk.craft.adapter_folder import save_adapter
         from refdesk.craft.course import result
         from refdesk.craft.encoding import encode_lessons
+        from refdesk.craft.question_first import questions_first
         from refdesk.craft.training import train
 
         data = read_card(lessons / CARD)
         model = self.desk.trainable_model(recipe.quantize)
-        learned, too_long = encode_lessons(read_lessons(lessons / LESSONS), model, recipe.longest)
-        held, held_too_long = encode_lessons(read_lessons(lessons / VALIDATION), model, recipe.longest)
+
+        def chosen(file: str) -> Iterator[Lesson]:
+            return questions_first(read_lessons(lessons / file), recipe.question_share, recipe.seed)
+
+        learned, too_long = encode_lessons(chosen(LESSONS), model, recipe.longest)
+        held, held_too_long = encode_lessons(chosen(VALIDATION), model, recipe.longest)
 
         def report(step: "Step") -> None:
             progress(f"loss {step.loss:.3g}, {step.left_s / 60:.0f} min left"[:32], int(_PARTS * step.share))

@@ -125,8 +125,7 @@ class AnswerCourse(Course):
     def _assess(self, lessons: Sequence[EncodedLesson]) -> dict[str, float]:
         losses: dict[str, list[float]] = {}
         for lesson in lessons:
-            reading = "apart" if (lesson.groups > 0).any() else "together"
-            losses.setdefault(reading, []).extend(self.losses(lesson))
+            losses.setdefault(lesson.kind, []).extend(self.losses(lesson))
         every = [loss for some in losses.values() for loss in some]
         return {"all": sum(every) / len(every), **{name: sum(some) / len(some) for name, some in losses.items()}}
 

@@ -4,22 +4,21 @@ Heads are to know both what any question may want of a passage and, where the qu
 this one does (Locret-Q, arXiv 2410.01805).
 """
 
-import random
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from refdesk.craft.lesson import Lesson
+from refdesk.craft.question_first import questions_first
 
 
 def heads_lessons(lessons: Iterable[Lesson], question_share: float, seed: int) -> Iterator[Lesson]:
     """Each lesson with the exercises whose answer stands in its passages, for the others look for nothing in them;
-    lessons without any are left out. A share, drawn by `seed`, keeps one exercise and has its question first."""
-    rng = random.Random(f"{seed} question first")
+    lessons without any are left out. A share has the question first."""
+    return questions_first(_looking(lessons), question_share, seed)
+
+
+def _looking(lessons: Iterable[Lesson]) -> Iterator[Lesson]:
     for lesson in lessons:
         exercises = tuple(one for one in lesson.exercises if one.kind == "answer" and one.oracles)
-        question_first = rng.random() < question_share
-        if not exercises:
-            continue
-        if question_first:
-            exercises = (rng.choice(exercises),)
-        yield replace(lesson, exercises=exercises, question_first=question_first)
+        if exercises:
+            yield replace(lesson, exercises=exercises, question_first=False)

@@ -77,7 +77,8 @@ class CourseRecipe(_Recipe):
     `learning_rate`: at its highest, after `warmup` (a share of the steps). `batch`: of one step. `epochs`: passes
     over the lessons. `longest`: tokens of a lesson; longer ones are left out and counted. `validate_every`: steps;
     training ends when the validation loss has not fallen for `patience` of them, and the best is kept. `minutes`:
-    the schedule is planned to end then, if that is sooner.
+    the schedule is planned to end then, if that is sooner. `question_share`: of the lessons, those that keep one
+    question and have it ahead of the passages too, as some policies of memory read it.
     """
 
     learning_rate: float = 1e-3
@@ -89,6 +90,7 @@ class CourseRecipe(_Recipe):
     validate_every: int = 50
     patience: int = 4
     minutes: float | None = None
+    question_share: float = 0.1
     seed: int = 0
 
 
@@ -118,8 +120,7 @@ class HeadsRecipe(CourseRecipe):
 
     `inner`: width of a head between its two layers. `smoothing`: weight of the sum over layers of the mean square
     of the difference between the scores of neighbouring tokens. `batch` is of lessons. The learning rate falls in
-    a line to nothing. `question_share`: of the lessons, those with the question ahead of the passages too.
-    `validation`: lessons that are used to validate.
+    a line to nothing. `validation`: lessons that are used to validate.
 
     Raises:
         InvalidRecipe: a value out of range.

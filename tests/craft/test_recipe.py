@@ -29,13 +29,13 @@ BAD_COURSE: list[tuple[str, list[Any]]] = [
     ("validate_every", [0, 10**6 + 1]),
     ("patience", [0, 10**6 + 1]),
     ("minutes", [0, -5, math.nan, math.inf]),
+    ("question_share", [-0.1, 1.1, math.nan]),
     ("seed", [-1, 2**63]),
 ]
 BAD_HEADS: list[tuple[str, list[Any]]] = [
     *BAD_COURSE,
     ("inner", [0, 8193]),
     ("smoothing", [-0.1, 101, math.nan]),
-    ("question_share", [-0.1, 1.1, math.nan]),
     ("validation", [0, 10**6 + 1]),
 ]
 BAD_TRAINING: list[tuple[str, list[Any]]] = [
