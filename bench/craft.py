@@ -25,6 +25,8 @@ def asked(questions: int, adapters: tuple[str, ...]) -> list[RunSettings]:
     pubmed = RunSettings("pubmedqa", part="validation", limit=questions)
     hotpot = RunSettings("hotpotqa", "full", part="validation", max_new_tokens=32)
     sec = RunSettings("sec10q", "top_k", limit=questions, k=5)
+    meetings = RunSettings("qmsum", "top_k", limit=questions, k=5)
+    passages = RunSettings("clapnq", "oracle", part="validation")
     runs = [
         *(replace(nq, pipeline=pipeline) for pipeline in ("closed_book", "oracle")),
         *(replace(nq, pipeline="oracle_k", k=k) for k in (5, 10, 20)),
@@ -40,6 +42,8 @@ def asked(questions: int, adapters: tuple[str, ...]) -> list[RunSettings]:
         hotpot,
         replace(hotpot, pipeline="closed_book"),
         *(replace(sec, reading=reading) for reading in ("together", "apart")),
+        meetings,
+        passages,
     ]
     return [replace(run, adapter=adapter) for run in runs for adapter in adapters]
 
