@@ -39,7 +39,7 @@ QUESTIONS = (
 def main(data: Path) -> None:
     """Print the tables."""
     model = load("bfloat16")
-    passages = _passages(model, data)
+    passages = passages_of(model, data, max(COUNTS))
     print(f"\n{PASSAGE_TOKENS} tokens a passage, medians of {REPEATS}, bfloat16, 32 new tokens at most\n")
     print("| passages | reading | first word, s | whole answer, s | sooner than together (first / whole) |")
     print("|---|---|---|---|---|")
@@ -121,9 +121,9 @@ def _answer(stream: Iterator[Event]) -> Answer:
     return next(event.answer for event in stream if isinstance(event, Done))
 
 
-def _passages(model: ReaderModel, data: Path) -> list[Passage]:
+def passages_of(model: ReaderModel, data: Path, count: int) -> list[Passage]:
     """Stretches of the manual and of the data's text."""
-    cut = stretches(model, texts(data), PASSAGE_TOKENS, max(COUNTS))
+    cut = stretches(model, texts(data), PASSAGE_TOKENS, count)
     words = [model.tokenizer.decode(ids) for ids in cut]
     return [Passage(f"d{number}", "The manual", text, 0, len(text), 1.0) for number, text in enumerate(words)]
 

@@ -21,7 +21,7 @@ from refdesk.app.adapters import (
     get_adapter,
     shipped_adapter,
 )
-from refdesk.app.compression import PassageCompression
+from refdesk.app.compression import PassageCompression, embedded_similarity
 from refdesk.app.craft import Crafting, CraftSettings, start_training
 from refdesk.app.evaluation import Evaluation, start_runs
 from refdesk.app.heads import HeadsEntry, find_heads
@@ -39,10 +39,13 @@ from refdesk.eval.plan import RunSettings
 from refdesk.eval.run import Run
 from refdesk.eval.runs import delete_dataset
 from refdesk.reader.errors import AdapterNotFound
+from refdesk.reader.guiding import guiding_questions
 from refdesk.reader.passage import Passage
 from refdesk.reader.qa import QA, Retrieve
+from refdesk.reader.scoring import EngineScorer
 from refdesk.reader.sentences import split_sentences
 from refdesk.reader.shortening import Shorten
+from refdesk.reader.submission import Submit
 from refdesk.retriever.collections import (
     Collection,
     create_collection,
@@ -208,18 +211,20 @@ class Desk:
 
     def shortener(self, options: CompressionOptions) -> Shorten | None:
         """What makes passages shorter as these options have it, if they do. The model without any adapter says
-        what a question needs: adapters are trained to answer.
-
-        Raises:
-            InvalidCompression: see `CompressionOptions.compressor`.
-        """
+        what a question needs, and makes guiding questions: adapters are trained to answer."""
         if options.name == "none":
             return None
-        from refdesk.reader.scoring import EngineScorer
+        model, _ = self.reader
 
-        model, engine = self.reader
-        tools = Tools(EngineScorer(model, engine), split=split_sentences)
-        return PassageCompression(options, options.compressor(tools))
+        def tools(submit: Submit) -> Tools:
+            return Tools(
+                EngineScorer(model, submit),
+                lambda question, count: guiding_questions(question, count, model, submit),
+                embedded_similarity(lambda: self.embedder),
+                split_sentences,
+            )
+
+        return PassageCompression(options, tools)
 
     def adapter_folder(self, name: str) -> Path:
         """Where an adapter of this desk is kept."""

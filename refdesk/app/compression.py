@@ -1,15 +1,19 @@
 """Compression of passages: the options of a request, put to work on what was retrieved."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from refdesk.compressor.compressor import Compressor
+import numpy as np
+
+from refdesk.compressor.compressor import Compressor, Tools
 from refdesk.compressor.errors import InvalidCompression
 from refdesk.compressor.options import CompressionOptions
 from refdesk.reader.errors import MemoryTooSmall, PromptTooLong
 from refdesk.reader.passage import Passage
 from refdesk.reader.shortening import Shortening
+from refdesk.reader.submission import Submit
+from refdesk.retriever.ingest import PassageEmbedder
 
 # Tokens that a passage may take more than its pieces did, when they stand together behind a title: at most 4 in
 # 1,000 passages cut from docs/memory.md, under the tokenizer of SmolLM2.
@@ -18,13 +22,14 @@ _SEAM = 4
 
 @dataclass(frozen=True)
 class PassageCompression:
-    """Takes out of passages what a question does not need, as a request has it."""
+    """Takes out of passages what a question does not need, as a request has it. `tools`: what strategies work
+    with, where they ask the engine so."""
 
     options: CompressionOptions
-    compressor: Compressor[Any]
+    tools: Callable[[Submit], Tools]
 
     def __call__(
-        self, question: str, passages: Sequence[Passage], room: int
+        self, question: str, passages: Sequence[Passage], room: int, submit: Submit
     ) -> tuple[Sequence[Passage], Shortening]:
         """See `reader.shortening.Shorten`. `auto` takes nothing out of what fits the window and the budget, nor of
         what cannot be compressed, and then says why.
@@ -32,14 +37,16 @@ class PassageCompression:
         Raises:
             InvalidCompression: the window has no room for any text, or nothing stays.
             PromptTooLong, MemoryTooSmall: the passages cannot be scored within the window or the memory.
+            Interrupted, DeadlineExceeded: the answer was cancelled, or is late.
             EngineClosed: the engine is closed.
         """
-        tokens = sum(len(self.compressor.tools.scorer.tokens(passage.text)[0]) for passage in passages)
+        compressor = self.options.compressor(self.tools(submit))
+        tokens = sum(len(compressor.tools.scorer.tokens(passage.text)[0]) for passage in passages)
         asked, room = self.options.budget_for(tokens), room - _SEAM * len(passages)
         if self.options.auto and tokens <= min(asked, room):
             return passages, Shortening(tokens_before=tokens, tokens_after=tokens)
         try:
-            return self._compressed(question, passages, asked, room)
+            return self._compressed(compressor, question, passages, asked, room)
         except (InvalidCompression, PromptTooLong, MemoryTooSmall) as error:
             if not self.options.auto:
                 raise
@@ -47,7 +54,7 @@ class PassageCompression:
             return passages, Shortening(tokens_before=tokens, tokens_after=tokens, reason=reason)
 
     def _compressed(
-        self, question: str, passages: Sequence[Passage], asked: int, room: int
+        self, compressor: Compressor[Any], question: str, passages: Sequence[Passage], asked: int, room: int
     ) -> tuple[Sequence[Passage], Shortening]:
         """`asked`: how many tokens are to stay; `room`: how many the window lets stay."""
         if room < 1:
@@ -56,7 +63,7 @@ class PassageCompression:
                 " compression would let stay; expected fewer or shorter ones"
             )
         budget = min(asked, room)
-        found = self.compressor.compress(question, [passage.text for passage in passages], budget)
+        found = compressor.compress(question, [passage.text for passage in passages], budget)
         if not found.order:
             raise InvalidCompression(f"compression budget is {budget}, of which no token stays; expected more")
         kept = [
@@ -65,3 +72,13 @@ class PassageCompression:
         narrow = f"the window has room for {room} tokens" if room < min(asked, found.tokens_before) else ""
         reason = "; ".join(filter(None, (found.reason, narrow)))
         return kept, Shortening(self.options.name, found.tokens_before, found.tokens_after, reason)
+
+
+def embedded_similarity(embedder: Callable[[], PassageEmbedder]) -> Callable[[str, Sequence[str]], list[float]]:
+    """Of a question and others, the cosine of their embeddings; the embedder is called for when it is needed."""
+
+    def similarity(question: str, others: Sequence[str]) -> list[float]:
+        first, *rest = embedder().embed_documents([question, *others])
+        return [float(np.dot(first, one)) for one in rest]
+
+    return similarity

@@ -15,12 +15,13 @@ from refdesk.compressor.unit import TokenizedText, Unit, tokenize
 class Tools:
     """What strategies work with.
 
-    `guide`: gives questions that help to answer a question, the most helpful first. `similarity`: of a question
-    and others, the cosine of their embeddings. `split`: the sentences of a text as ascending `(start, end)`.
+    `guide`: gives at most so many questions that help to answer a question, the most helpful first. `similarity`:
+    of a question and others, the cosine of their embeddings. `split`: the sentences of a text as ascending
+    `(start, end)`.
     """
 
     scorer: TokenScorer
-    guide: Callable[[str], Sequence[str]] | None = None
+    guide: Callable[[str, int], Sequence[str]] | None = None
     similarity: Callable[[str, Sequence[str]], Sequence[float]] | None = None
     split: Callable[[str], Sequence[tuple[int, int]]] | None = None
 
@@ -31,6 +32,9 @@ class NoOptions:
 
 
 Options = TypeVar("Options")
+
+# Tokens. A piece is about one thing, and most retrieved passages are no longer and stay whole.
+_PIECE = 512
 
 
 class Compressor(ABC, Generic[Options]):
@@ -46,15 +50,21 @@ class Compressor(ABC, Generic[Options]):
         self.options = options
 
     def compress(self, question: str, texts: Sequence[str], budget: int) -> Compression:
-        """What stays of the texts, `budget` tokens over all of them: exactly, or `reason` says why not.
+        """What stays of the texts, `budget` tokens over all of them: exactly, or `reason` says why not. A long
+        text is cut into pieces at the ends of sentences; these are chosen among as if each were a text.
 
         Raises:
             InvalidCompression: a budget below one token.
         """
         if budget < 1:
             raise InvalidCompression(f"the budget is {budget}; expected at least 1 token")
-        tokenized = [tokenize(self.tools.scorer, index, text) for index, text in enumerate(texts)]
-        kept = self.choose(question, [text for text in tokenized if text.units], budget)
+        scorer, split = self.tools.scorer, self.tools.split
+        tokenized = [
+            tokenize(scorer, index, text, tuple(end for _, end in split(text)) if split else ())
+            for index, text in enumerate(texts)
+        ]
+        most = min(_PIECE, max(scorer.window // 2, 1))  # the other half is for what is asked behind a piece
+        kept = self.choose(question, [piece for text in tokenized for piece in text.pieces(most)], budget)
         return compression_of(tokenized, kept, budget, self.because)
 
     @property
@@ -64,4 +74,4 @@ class Compressor(ABC, Generic[Options]):
 
     @abstractmethod
     def choose(self, question: str, texts: Sequence[TokenizedText], budget: int) -> Sequence[Unit]:
-        """The units that stay, those of the best text first. No text is empty."""
+        """The units that stay, those of the best text first. `texts` are pieces, too, and none is empty."""

@@ -1,11 +1,12 @@
 """The compression options of a request: which strategy, and how many tokens of the passages stay."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from refdesk.compressor.compressor import Compressor, Tools
 from refdesk.compressor.errors import InvalidCompression
+from refdesk.compressor.perception import PerceptionOptions
 from refdesk.compressor.strategies import STRATEGIES
 from refdesk.named_options import fits, made
 
@@ -58,6 +59,12 @@ class CompressionOptions:
     def sized(self) -> bool:
         """Whether it says how much stays."""
         return self.budget is not None or self.rate is not None
+
+    def guided_by(self, questions: tuple[str, ...]) -> "CompressionOptions":
+        """The same with these guiding questions, where it asks for any and they are given."""
+        if not questions or not isinstance(self.settings, PerceptionOptions) or not self.settings.guiding:
+            return self
+        return replace(self, settings=replace(self.settings, questions=questions))
 
     def budget_for(self, tokens: int) -> int:
         """How many of `tokens` stay; all, if nothing says otherwise, and at least one."""

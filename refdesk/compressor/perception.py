@@ -10,18 +10,20 @@ from refdesk.compressor.errors import InvalidCompression
 from refdesk.compressor.iterative import compress_segments
 from refdesk.compressor.ranking import rank
 from refdesk.compressor.scorer import TokenScorer
-from refdesk.compressor.unit import TokenizedText, Unit, size_of
+from refdesk.compressor.unit import TokenizedText, Unit, packed, size_of
 
 
 @dataclass(frozen=True)
 class PerceptionOptions:
-    """The defaults are the paper's for NaturalQuestions.
+    """The defaults are the paper's for NaturalQuestions, but for guiding questions, which cost a generation.
 
     `k1`: how steeply the keep ratio falls with the rank. `tau_o`: the share of kept tokens that the question
     chooses; `k2`: how steeply it grows with the rank. `segment`: tokens that are scored and thinned at once.
     `reverse`: of what the question does not choose, the least likely tokens stay instead of the likeliest.
-    `guiding`: how many guiding questions rank the texts beside the question, where the service has any. `exact`:
-    the budget is met exactly; without, ratios are clamped and thresholds cut as in the paper's code.
+    `guiding`: how many guiding questions rank the texts beside the question; the first of `questions`, or made
+    for the question where none are given. `exact`: the budget is met exactly; without, ratios are clamped and
+    thresholds cut as in the paper's code. `ranked`: texts are ranked; without, they stay in the order in which
+    they came.
 
     Raises:
         InvalidCompression: a value out of range.
@@ -31,9 +33,11 @@ class PerceptionOptions:
     tau_o: float = 0.2
     k2: float = 0.1
     segment: int = 200
-    guiding: int = 3
+    guiding: int = 0
+    questions: tuple[str, ...] = ()
     reverse: bool = False
     exact: bool = True
+    ranked: bool = True
 
     def __post_init__(self) -> None:
         for name in ("k1", "tau_o", "k2"):
@@ -42,6 +46,20 @@ class PerceptionOptions:
         check_segment(self.segment)
         if not 0 <= self.guiding <= 16:
             raise InvalidCompression(f"compression option guiding is {self.guiding}; expected 0 to 16 questions")
+        if self.questions and not self.guiding:
+            raise InvalidCompression(
+                f"compression option guiding is 0, but {len(self.questions)} questions are given; expected how"
+                " many of them rank"
+            )
+        if not all(map(str.strip, self.questions)):
+            raise InvalidCompression(
+                f"compression option questions is {[*self.questions]}; expected at least one word in each"
+            )
+        if self.guiding and not self.ranked:
+            raise InvalidCompression(
+                f"compression option guiding is {self.guiding}, but ranked is false; expected 0, for guiding"
+                " questions only rank"
+            )
 
 
 class PerceptionCompressor(Compressor[PerceptionOptions]):
@@ -51,10 +69,13 @@ class PerceptionCompressor(Compressor[PerceptionOptions]):
     option_type = PerceptionOptions
 
     def __init__(self, tools: Tools, options: PerceptionOptions) -> None:
-        """Raises InvalidCompression for guiding questions that nothing weighs."""
-        if tools.guide is not None and tools.similarity is None:
-            raise InvalidCompression("guiding questions need a similarity to weigh them by, and there is none")
+        """Raises InvalidCompression for guiding questions that nothing makes, or nothing weighs."""
         super().__init__(tools, options)
+        self._guide = (lambda question, count: options.questions[:count]) if options.questions else tools.guide
+        if options.guiding and self._guide is None:
+            raise InvalidCompression("guiding questions are not given, and there is nothing that makes any")
+        if options.guiding and tools.similarity is None:
+            raise InvalidCompression("guiding questions need a similarity to weigh them by, and there is none")
 
     @property
     def because(self) -> str:
@@ -63,17 +84,20 @@ class PerceptionCompressor(Compressor[PerceptionOptions]):
 
     def choose(self, question: str, texts: Sequence[TokenizedText], budget: int) -> list[Unit]:
         """The units that stay, those of the best text first."""
-        questions, weights = self._weighted(question)
-        ranked = rank(self.tools.scorer, [text.token_ids for text in texts], questions, weights)
+        ranked = self._ranked(question, texts) if self.options.ranked else range(len(texts))
         retained = retain(ranked, [text.size for text in texts], budget)
         units = [unit for index in retained for unit in texts[index].units]
         return thin(self.tools.scorer, question, units, budget, self.options)
 
+    def _ranked(self, question: str, texts: Sequence[TokenizedText]) -> list[int]:
+        questions, weights = self._weighted(question)
+        return rank(self.tools.scorer, [text.token_ids for text in texts], questions, weights)
+
     def _weighted(self, question: str) -> tuple[list[str], list[float]]:
         """The question, which has weight 1, and guiding questions by their similarity to it (methods 3.2.2)."""
-        if self.tools.guide is None or self.tools.similarity is None or not self.options.guiding:
+        if not self.options.guiding or self._guide is None or self.tools.similarity is None:
             return [question], [1.0]
-        others = list(self.tools.guide(question)[: self.options.guiding])
+        others = self._guide(question, self.options.guiding)
         return [question, *others], [1.0, *self.tools.similarity(question, others)]
 
 
@@ -84,7 +108,9 @@ def thin(
     tokens = size_of(units)
     if tokens <= budget:
         return list(units)
-    segments = _segments(units, options.segment)
+    asked = scorer.tokens(question)[0]
+    # What is scored stands behind the question and all that was kept before.
+    segments = packed(units, max(min(options.segment, scorer.window - len(asked) - budget), 1))
     sizes = [size_of(segment) for segment in segments]
     counts: list[float]
     if options.exact:
@@ -94,7 +120,7 @@ def thin(
         counts = [size * ratio for size, ratio in zip(sizes, ratios, strict=True)]
     return compress_segments(
         scorer,
-        scorer.tokens(question)[0],
+        asked,
         segments,
         counts,
         guided_shares(len(sizes), options.tau_o, options.k2),
@@ -107,16 +133,3 @@ def check_segment(segment: int) -> None:
     """Raises InvalidCompression for a size that segments cannot have."""
     if not 1 <= segment <= 65536:
         raise InvalidCompression(f"compression option segment is {segment}; expected 1 to 65536 tokens")
-
-
-def _segments(units: Sequence[Unit], size: int) -> list[list[Unit]]:
-    """Runs of at most `size` tokens; a unit of more is one by itself."""
-    segments: list[list[Unit]] = []
-    room = 0
-    for unit in units:
-        if not segments or unit.size > room:
-            segments.append([])
-            room = size
-        segments[-1].append(unit)
-        room -= unit.size
-    return segments

@@ -16,7 +16,7 @@ def rank(
 ) -> list[int]:
     """Indices of the documents (token ids) by the weighted sum of the questions' mean negative log-likelihoods
     behind them, the lowest first, of equals the earlier. One question alone ranks as in LongLLMLingua."""
-    if len(documents) < 2:  # nothing to rank, and a single text may be longer than the model's window
+    if len(documents) < 2:  # nothing to rank
         return list(range(len(documents)))
     asked = [scorer.tokens(_FORM.format(question))[0] for question in questions]
     losses = [

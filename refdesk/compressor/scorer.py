@@ -15,6 +15,11 @@ class Prior(Protocol):
 class TokenScorer(Protocol):
     """Tokens, and how likely a model finds them. Negative log-likelihoods are in nats."""
 
+    @property
+    def window(self) -> int:
+        """The most tokens that one reading may have, what stands in front and what is scored together."""
+        ...
+
     def tokens(self, text: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
         """The token ids of a text, and the characters `[start, end)` of each.
 

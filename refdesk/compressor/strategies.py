@@ -3,7 +3,6 @@
 The rivals rank texts as LongLLMLingua does (arXiv 2310.06839, section 4.1): by how likely they make the question.
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +31,7 @@ class SegmentOptions:
     @property
     def uniform(self) -> PerceptionOptions:
         """LLMLingua's way to thin (arXiv 2310.05736): one ratio for all, and the least likely tokens stay."""
-        return PerceptionOptions(k1=0, tau_o=0, k2=0, segment=self.segment, guiding=0, reverse=True)
+        return PerceptionOptions(k1=0, tau_o=0, k2=0, segment=self.segment, reverse=True)
 
 
 class Rerank(Compressor[NoOptions]):
@@ -44,7 +43,7 @@ class Rerank(Compressor[NoOptions]):
 
 
 class Best(Compressor[NoOptions]):
-    """The first text in order, cut at the budget."""
+    """The first text in order, cut at the budget; of a long one, its pieces in order."""
 
     @property
     def because(self) -> str:
@@ -53,7 +52,8 @@ class Best(Compressor[NoOptions]):
 
     def choose(self, question: str, texts: Sequence[TokenizedText], budget: int) -> list[Unit]:
         """The first tokens of the best text."""
-        return _first(_ranked(self.tools, question, texts)[:1], budget)
+        ranked = _ranked(self.tools, question, texts)
+        return _first([text for text in ranked if text.index == ranked[0].index], budget)
 
 
 class Likelihood(Compressor[SegmentOptions]):
@@ -87,15 +87,10 @@ class Sentences(Compressor[NoOptions]):
         if tools.split is None:
             raise InvalidCompression("compression strategy sentences needs a splitter of sentences, and has none")
         super().__init__(tools, options)
-        self._split = tools.split
 
     def choose(self, question: str, texts: Sequence[TokenizedText], budget: int) -> list[Unit]:
         """The tokens of the best sentences."""
-        sentences = [
-            TokenizedText(text.text, sentence)
-            for text in texts
-            for sentence in _cut(text.units, [end for _, end in self._split(text.text)])
-        ]
+        sentences = [sentence for text in texts for sentence in text.sentences()]
         return _first(_ranked(self.tools, question, sentences), budget)
 
 
@@ -116,11 +111,3 @@ def _ranked(tools: Tools, question: str, texts: Sequence[TokenizedText]) -> list
 def _first(texts: Sequence[TokenizedText], budget: int) -> list[Unit]:
     units = [unit for text in texts for unit in text.units]
     return [units[i] for i in fill(range(len(units)), [unit.size for unit in units], budget)]
-
-
-def _cut(units: Sequence[Unit], ends: Sequence[int]) -> list[tuple[Unit, ...]]:
-    """The units in pieces that end at these characters: space between sentences belongs to the one behind it."""
-    pieces: list[list[Unit]] = [[] for _ in range(len(ends) + 1)]
-    for unit in units:
-        pieces[bisect_right(ends, unit.start)].append(unit)
-    return [tuple(piece) for piece in pieces if piece]

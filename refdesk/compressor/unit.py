@@ -1,9 +1,20 @@
-"""What goes or stays as one: a token, or the several tokens of one character."""
+"""What goes or stays as one, a token or the several tokens of one character, and the texts that they make up."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Protocol, TypeVar
 
 from refdesk.compressor.scorer import TokenScorer
+
+
+class _Sized(Protocol):
+    @property
+    def size(self) -> int: ...
+
+
+T = TypeVar("T", bound=_Sized)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +34,11 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class TokenizedText:
-    """A text and its units, which cover it in order."""
+    """A text, or a piece of one: the units that cover it in order. `ends`: the characters of the whole text where
+    its sentences end, ascending."""
 
-    text: str
     units: tuple[Unit, ...]
+    ends: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
@@ -34,12 +46,33 @@ class TokenizedText:
         return size_of(self.units)
 
     @property
+    def index(self) -> int:
+        """Of the text that its units are of."""
+        return self.units[0].text
+
+    @property
     def token_ids(self) -> tuple[int, ...]:
         """All of them."""
         return token_ids_of(self.units)
 
+    def sentences(self) -> "list[TokenizedText]":
+        """Each by itself; space between two belongs to the one behind it."""
+        by_end = groupby(self.units, key=lambda unit: bisect_right(self.ends, unit.start))
+        return [TokenizedText(tuple(units), self.ends) for _, units in by_end]
 
-def tokenize(scorer: TokenScorer, index: int, text: str) -> TokenizedText:
+    def pieces(self, most: int) -> "list[TokenizedText]":
+        """Pieces of at most `most` tokens, as many sentences in each as it has room for. A sentence that is longer
+        is cut too; a unit that is longer is a piece by itself."""
+        runs = [
+            TokenizedText(tuple(units)) for sentence in self.sentences() for units in packed(sentence.units, most)
+        ]
+        return [
+            TokenizedText(tuple(unit for run in piece for unit in run.units), self.ends)
+            for piece in packed(runs, most)
+        ]
+
+
+def tokenize(scorer: TokenScorer, index: int, text: str, ends: tuple[int, ...] = ()) -> TokenizedText:
     """Tokens without characters join the unit in front of them; at the beginning of a text, the one behind."""
     units: list[Unit] = []
     for token_id, (start, end) in zip(*scorer.tokens(text), strict=True):
@@ -48,12 +81,25 @@ def tokenize(scorer: TokenScorer, index: int, text: str) -> TokenizedText:
             units.append(Unit(index, last.start, end, (*last.token_ids, token_id)))
         else:
             units.append(Unit(index, start, end, (token_id,)))
-    return TokenizedText(text, tuple(units))
+    return TokenizedText(tuple(units), ends)
 
 
-def size_of(units: Iterable[Unit]) -> int:
+def packed(items: Iterable[T], most: int) -> list[list[T]]:
+    """Runs of at most `most` tokens, in order; what is larger is one by itself."""
+    runs: list[list[T]] = []
+    room = 0
+    for item in items:
+        if not runs or item.size > room:
+            runs.append([])
+            room = most
+        runs[-1].append(item)
+        room -= item.size
+    return runs
+
+
+def size_of(items: Iterable[_Sized]) -> int:
     """The tokens of all of them."""
-    return sum(unit.size for unit in units)
+    return sum(item.size for item in items)
 
 
 def token_ids_of(units: Iterable[Unit]) -> tuple[int, ...]:

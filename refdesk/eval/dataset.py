@@ -4,7 +4,8 @@
 
 `id` is the line's number if it is left out. `documents` may be left out: the question is then asked of a
 collection, and `relevant` may list the source ids of the documents there that hold the answer. `"unanswerable":
-true` stands in place of `answers` where saying so is what counts as right.
+true` stands in place of `answers` where saying so is what counts as right. `guiding` may list questions that help
+to answer it, for compression.
 """
 
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ class _Row(msgspec.Struct, forbid_unknown_fields=True):
     documents: list[_Document | str] = []
     relevant: list[str] = []
     unanswerable: bool = False
+    guiding: list[str] = []
     id: str | int | None = None
 
 
@@ -106,6 +108,8 @@ def _example(row: _Row, number: int) -> Example:
         raise InvalidDataset(
             'both documents and relevant; expected "gold": true at the documents that hold the answer'
         )
+    if not all(question.strip() for question in row.guiding):
+        raise InvalidDataset(f"guiding {row.guiding}: expected at least one word each")
     given = [_Document(document) if isinstance(document, str) else document for document in row.documents]
     if not all(document.text.strip() for document in given):
         raise InvalidDataset("a document without text")
@@ -121,4 +125,5 @@ def _example(row: _Row, number: int) -> Example:
         gold=tuple(Span(document.id, 0, len(document.text)) for document in gold),
         relevance=dict.fromkeys([document.id for document in gold] or row.relevant, 1),
         answerable=not row.unanswerable,
+        guiding=tuple(row.guiding),
     )

@@ -49,6 +49,7 @@ class Example:
     `gold`: where the answer stands (a paragraph, a section, a passage: what a perfect retriever would give), in
     reading order; empty when nobody knows. `relevance`: grades of documents by id, more is better, for ranking
     metrics; ids that are missing are not relevant. `facts`: what to group scores by, such as `{"gold_at": 4}`.
+    `guiding`: questions that help to answer it, for compression that asks for some.
     """
 
     id: str
@@ -59,3 +60,4 @@ class Example:
     relevance: Mapping[str, int] = field(default_factory=dict)
     answerable: bool = True
     facts: Mapping[str, str | int | float] = field(default_factory=dict)
+    guiding: tuple[str, ...] = ()

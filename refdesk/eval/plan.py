@@ -174,5 +174,6 @@ def _digest(examples: tuple[Example, ...], corpus: tuple[Document | DocumentFile
     digest = hashlib.sha256(repr([document.id for document in corpus]).encode())
     for example in examples:
         documents = [document.id for document in example.documents]
-        digest.update(repr((example.id, example.question, example.answers, documents)).encode())
+        known = (example.id, example.question, example.answers, documents, *example.guiding)
+        digest.update(repr(known).encode())
     return digest.hexdigest()[:16]

@@ -118,7 +118,8 @@ class _Reader:
         self._adapter = desk.adapter(plan.settings.adapter, plan.settings.collection)
         self._heads = desk.heads(self._adapter)
         self._memory = memory_options(plan.settings.memory or {"policy": "none"})
-        self._shorten = desk.shortener(compression_options(plan.settings.compression))
+        self._desk = desk
+        self._compression = compression_options(plan.settings.compression)
         shared: dict[str, Document] = {}
 
         def corpus() -> dict[str, Document]:
@@ -137,7 +138,7 @@ class _Reader:
 
     def _fits_more(self) -> bool:
         """Whether what is longer than the window may yet be read."""
-        return self._memory.auto or self._memory.policy is not None or self._shorten is not None
+        return self._memory.auto or self._memory.policy is not None or self._compression.name != "none"
 
     def __call__(self, example: Example) -> Score:
         pipeline = self._plan.pipeline
@@ -160,7 +161,7 @@ class _Reader:
             form=self._plan.settings.form or self._plan.task.form,
             adapter=self._adapter,
             heads=self._heads,
-            shorten=self._shorten,
+            shorten=self._desk.shortener(self._compression.guided_by(example.guiding)),
             reference=example.answers[0] if example.answers else None,
         )
         try:

@@ -60,6 +60,14 @@ class DeadlineExceeded(ReaderError):
         self.deadline_s = deadline_s
 
 
+class Interrupted(ReaderError):
+    """What the engine was asked for on the way to an answer has ended before it was there."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the engine ended what it was asked for before it was done: {reason}")
+        self.reason = reason
+
+
 class EngineClosed(ReaderError):
     """The engine takes no more requests."""
 

@@ -224,6 +224,12 @@ def _text(text: str, model: "ReaderModel") -> tuple[int, ...]:
     return tuple(model.literal_tokenizer.encode(text, add_special_tokens=False).ids)
 
 
+def encode_message(system: str, text: str, model: "ReaderModel") -> tuple[int, ...]:
+    """Somebody's text under other instructions, ready for the answer. Raises InvalidOption as `build_prompt`."""
+    before, after = _frame(model, system)
+    return before + _text(text, model) + after
+
+
 def encode_answer(text: str, model: "ReaderModel") -> tuple[int, ...]:
     """The token ids of an answer as it stands behind the prompt."""
     # A template ends with a new line, plain text with "Answer:".

@@ -6,43 +6,46 @@ all questions, and what was kept is not read again.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
-from refdesk.reader.errors import EngineClosed, InvalidOption, PromptTooLong
+from refdesk.reader.errors import InvalidOption, PromptTooLong
 from refdesk.reader.generation import GenerationRequest
+from refdesk.reader.submission import Submit, generated
 
 if TYPE_CHECKING:  # torch takes seconds to import
-    from refdesk.reader.engine import Engine
     from refdesk.reader.model import ReaderModel
-    from refdesk.reader.stream import Stream
 
 Tokens = tuple[int, ...]
 
 
 class EngineScorer:
-    """Scores texts with the model's own weights, for any number of threads. `model` must be the one that `engine`
-    runs. All likelihoods are negative logarithms, in nats.
+    """Scores texts with the model's own weights, for any number of threads. `submit` must reach an engine that
+    runs `model`. All likelihoods are negative logarithms, in nats.
 
     Raises:
         InvalidOption: a model whose tokenizer has no token that begins or ends a text.
     """
 
-    def __init__(self, model: "ReaderModel", engine: "Engine") -> None:
+    def __init__(self, model: "ReaderModel", submit: Submit) -> None:
         self._model = model
-        self._engine = engine
+        self._submit = submit
         self._start = _start_token(model)
+
+    @property
+    def window(self) -> int:
+        """Tokens that may stand behind the one that begins a text: those in front and the text to score."""
+        return self._model.window - 1
 
     def tokens(self, text: str) -> tuple[Tokens, tuple[tuple[int, int], ...]]:
         """The token ids of a text, and the characters `[start, end)` of each. Control tokens that it spells are
         read as plain characters. The spans cover the text in order, without gaps or overlap: a character that is
         several tokens belongs to the first of them, and the others have nothing."""
         encoding = self._model.literal_tokenizer.encode(text, add_special_tokens=False)
-        spans: list[tuple[int, int]] = []
-        end = 0
-        for index, (_, stop) in enumerate(encoding.offsets, start=1):
-            start, end = end, len(text) if index == len(encoding.offsets) else max(end, stop)
-            spans.append((start, end))
-        return tuple(encoding.ids), tuple(spans)
+        ends = list(accumulate((stop for _, stop in encoding.offsets), max))
+        if ends:
+            ends[-1] = len(text)
+        return tuple(encoding.ids), tuple(pairwise([0, *ends]))
 
     def question_nll(self, documents: Sequence[Tokens], questions: Sequence[Tokens]) -> list[list[float]]:
         """Of each document (row) and question the mean over the question's tokens, behind the document. An empty
@@ -65,7 +68,8 @@ class EngineScorer:
             PromptTooLong: a prior and the text behind it do not fit the model's window; nothing has been read.
             InvalidOption: a text without tokens, or a token id that the model does not know.
             MemoryTooSmall: they can never fit the memory that the engine may use.
-            EngineClosed: the engine is closed, or was while it read.
+            Interrupted: it was cancelled or late, or the engine was closed while it read.
+            EngineClosed: the engine is closed.
         """
         return [nll for (nll,) in self._scored(priors, [token_ids])]
 
@@ -75,22 +79,8 @@ class EngineScorer:
         for prior in priors:
             if len(prior) + longest > window:
                 raise PromptTooLong(len(prior), longest, window, "the text in front", "the text to score takes")
-        found = self._generated([prior.request(texts) for prior in priors])
-        return [[list(nll) for nll in scored] for scored in found]
-
-    def _generated(self, requests: Sequence[GenerationRequest]) -> list[tuple[tuple[float, ...], ...]]:
-        """The likelihoods that the requests ask for. Equal ones are one, and have the same to the last bit."""
-        streams: dict[GenerationRequest, Stream] = {}
-        try:
-            for request in dict.fromkeys(requests):
-                streams[request] = self._engine.submit(request)
-            generations = {request: stream.result() for request, stream in streams.items()}
-        finally:
-            for stream in streams.values():
-                stream.cancel()  # of a finished stream: nothing
-        if any(generation.finish_reason == "cancelled" for generation in generations.values()):
-            raise EngineClosed("the engine was closed while texts were scored")
-        return [generations[request].continuation_nll for request in requests]
+        found = generated(self._submit, [prior.request(texts) for prior in priors])
+        return [[list(nll) for nll in generation.continuation_nll] for generation in found]
 
 
 class Prior:

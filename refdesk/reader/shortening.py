@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from refdesk.reader.passage import Passage
+from refdesk.reader.submission import Submit
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Shortening:
 
 READ_WHOLE = Shortening()
 
-Shorten = Callable[[str, Sequence[Passage], int], tuple[Sequence[Passage], Shortening]]
-"""`shorten(question, passages, room)`: those of which something stays, best first, with the ranges of them that
-are read; `room`: the most tokens of text for which the window has room, below 1 if it has none."""
+Shorten = Callable[[str, Sequence[Passage], int, Submit], tuple[Sequence[Passage], Shortening]]
+"""`shorten(question, passages, room, submit)`: those of which something stays, best first, with the ranges of them
+that are read. `room`: the most tokens of text for which the window has room, below 1 if it has none. `submit`: by
+which the engine is asked, so that whatever ends the answer ends this too."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal
 
+from refdesk.reader.errors import DeadlineExceeded
 from refdesk.reader.generation import NOTHING_HELD, MemoryUse
 from refdesk.reader.shortening import READ_WHOLE, Shortening
 
@@ -55,6 +56,15 @@ class Clock:
 
     def elapsed(self) -> float:
         return perf_counter() - self._started
+
+    def left(self, deadline_s: float | None) -> float | None:
+        """What is left of it; None of none. Raises DeadlineExceeded where that is nothing."""
+        if deadline_s is None:
+            return None
+        left = deadline_s - self.elapsed()
+        if left <= 0:
+            raise DeadlineExceeded(deadline_s)
+        return left
 
     def seconds(self, **more: float) -> dict[str, float]:
         return {**self._seconds, **more, "total": self.elapsed() - self._outside}

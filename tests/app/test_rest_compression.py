@@ -32,6 +32,12 @@ def test_a_rate_takes_out_what_it_says_and_citations_stay_exact(client: httpx.Cl
         assert source[citation["start"] : citation["end"]] == citation["quote"]
 
 
+def test_guiding_questions_are_made_by_the_reader_or_given(client: httpx.Client, name: str) -> None:
+    for guided in ({"guiding": 2}, {"guiding": 1, "questions": ["In which year was it built?"]}):
+        told = ask(client, name, compression={"rate": 4, **guided})["usage"]["compression"]
+        assert (told["strategy"], told["tokens_after"]) == ("perception", told["tokens_before"] // 4)
+
+
 def test_the_best_passage_alone_is_the_one_about_the_question(client: httpx.Client, name: str) -> None:
     answer = ask(client, name, compression={"strategy": "best", "rate": 1})
     assert [passage["document"] for passage in answer["passages"]] == ["page3.txt"]
@@ -71,6 +77,9 @@ def test_a_streamed_answer_is_compressed_as_the_whole_one(client: httpx.Client, 
         ({"rate": "8"}, "rate is '8'; expected a number"),
         ({"rate": 8, "elephants": 4}, "'elephants' is unknown to perception; known: k1"),
         ({"rate": 8, "k1": 2}, "k1 is 2; expected 0 to 1"),
+        ({"rate": 8, "questions": ["Why?"]}, "guiding is 0, but 1 questions are given"),
+        ({"rate": 8, "guiding": 2, "questions": "Why?"}, "questions is 'Why?'; expected a list of texts"),
+        ({"rate": 8, "guiding": 2, "ranked": False}, "guiding is 2, but ranked is false"),
         ({"rate": 8, "reverse": 1}, "reverse is 1; expected true or false"),
         ({"strategy": "auto", "segment": 100}, "compression has segment, but strategy auto has no options"),
         ({"strategy": "none", "rate": 2}, "strategy none takes nothing out"),

@@ -46,6 +46,15 @@ def test_the_options_of_a_strategy_reach_it() -> None:
     assert type(CompressionOptions(auto=True).compressor(tools())) is PerceptionCompressor
 
 
+def test_guiding_questions_of_a_question_go_where_some_are_asked_for() -> None:
+    asked = compression_options({"rate": 2, "guiding": 2, "questions": ["Who?", "Where?"]})
+    assert asked.settings == PerceptionOptions(guiding=2, questions=("Who?", "Where?"))
+    assert asked.guided_by(("Why?",)).settings == PerceptionOptions(guiding=2, questions=("Why?",))
+    assert asked.guided_by(()) == asked
+    for other in ({"rate": 2}, {"strategy": "best", "rate": 2}, {"strategy": "auto"}, None):
+        assert compression_options(other).guided_by(("Why?",)) == compression_options(other)
+
+
 @given(st.integers(1, 100_000), st.floats(1, 1024))
 def test_a_rate_divides_and_leaves_at_least_one_token(tokens: int, rate: float) -> None:
     budget = CompressionOptions("best", rate=rate).budget_for(tokens)
@@ -75,6 +84,9 @@ def test_a_rate_divides_and_leaves_at_least_one_token(tokens: int, rate: float) 
         ({"budget": 64, "k1": True}, "k1 is True; expected a number"),
         ({"budget": 64, "reverse": 1}, "reverse is 1; expected true or false"),
         ({"budget": 64, "k1": 1.5}, "k1 is 1.5; expected 0 to 1"),
+        ({"budget": 64, "questions": "why?"}, "questions is 'why.'; expected a list of texts"),
+        ({"budget": 64, "guiding": 1, "questions": ["why?", 7]}, "7.; expected a list of texts"),
+        ({"budget": 64, "questions": ["why?"]}, "guiding is 0, but 1 questions are given"),
         ({"budget": 64.0}, "64.0"),
         ({"budget": "64"}, "'64'"),
         ({"budget": True}, "True"),

@@ -1,6 +1,8 @@
 """Perception Compressor as a whole: budgets, orders, ranges of characters, guiding questions."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from refdesk.compressor.compressor import Tools
 from refdesk.compressor.errors import InvalidCompression
 from refdesk.compressor.perception import PerceptionCompressor, PerceptionOptions
-from tests.compressor.worlds import World, alike, tools
+from tests.compressor.worlds import World, alike, plain_texts, tools
 from tests.compressor.worlds import texts as any_texts
 
 FOX, HEN, OWL = (
@@ -79,33 +81,81 @@ def test_each_part_changes_what_stays_and_can_be_taken_away() -> None:
 def test_guiding_questions_change_the_ranking_by_their_similarity() -> None:
     question, texts = "what is it?", [FOX, HEN]
 
-    def order(guide: str, similarity: float, options: PerceptionOptions = SMALL) -> tuple[int, ...]:
-        guided = Tools(World(), lambda _: [guide], lambda _, others: [similarity for _ in others])
-        return PerceptionCompressor(guided, options).compress(question, texts, 1000).order
+    guided = replace(SMALL, guiding=1)
+
+    def order(guide: str, similarity: float, options: PerceptionOptions = guided) -> tuple[int, ...]:
+        tools = Tools(World(), lambda _, count: [guide], lambda _, others: [similarity for _ in others])
+        return PerceptionCompressor(tools, options).compress(question, texts, 1000).order
 
     hens, foxes = "The hen sits on the farm.", "The fox lives in the forest."
     assert order(hens, 1.0) == (1, 0)
     assert order(foxes, 1.0) == (0, 1)
     plain = PerceptionCompressor(Tools(World()), SMALL).compress(question, texts, 1000).order
-    for guide in (hens, foxes):
-        assert order(guide, 0.0) == order(guide, 1.0, replace(SMALL, guiding=0)) == plain
+    for guide, other in ((hens, foxes), (foxes, hens)):
+        assert order(guide, 0.0) == order(guide, 1.0, SMALL) == plain
+        assert order(other, 1.0, replace(guided, questions=(guide,))) == order(guide, 1.0)
 
 
-def test_the_first_guiding_questions_are_asked_and_no_more() -> None:
-    asked: list[str] = []
+@pytest.mark.parametrize(
+    ("questions", "asked"), [((), ["what", "is"]), (("a", "b", "c"), ["a", "b"]), (("a",), ["a"])]
+)
+def test_as_many_guiding_questions_rank_as_are_asked_for_and_given_ones_before_made_ones(
+    questions: tuple[str, ...], asked: list[str]
+) -> None:
+    weighed: list[str] = []
 
-    def similarity(question: str, others: list[str]) -> list[float]:
-        asked.extend(others)
+    def similarity(question: str, others: Sequence[str]) -> list[float]:
+        weighed.extend(others)
         return alike(question, others)
 
-    guided = Tools(World(), lambda _: list("abcdef"), similarity)
-    PerceptionCompressor(guided, replace(SMALL, guiding=2)).compress("what?", [FOX, HEN], 10)
-    assert asked == ["a", "b"]
+    options = replace(SMALL, guiding=2, questions=questions)
+    PerceptionCompressor(replace(tools(), similarity=similarity), options).compress("what is it?", [FOX, HEN], 10)
+    assert weighed == asked
 
 
-def test_guiding_questions_without_a_similarity_are_refused() -> None:
+def test_guiding_questions_that_nothing_makes_or_weighs_are_refused() -> None:
+    guided = replace(SMALL, guiding=1)
     with pytest.raises(InvalidCompression, match="similarity"):
-        PerceptionCompressor(Tools(World(), lambda _: ["why?"]), SMALL)
+        PerceptionCompressor(Tools(World(), lambda _, count: ["why?"]), guided)
+    with pytest.raises(InvalidCompression, match="nothing that makes any"):
+        PerceptionCompressor(Tools(World(), similarity=alike), guided)
+    PerceptionCompressor(Tools(World(), similarity=alike), replace(guided, questions=("why?",)))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"questions": ("why?",)}, "guiding is 0, but 1 questions are given"),
+        ({"questions": ("why?", " "), "guiding": 2}, "questions is .'why.', ' '.; expected at least one word"),
+        ({"guiding": 2, "ranked": False}, "guiding is 2, but ranked is false"),
+    ],
+)
+def test_guiding_questions_that_could_have_no_effect_are_refused(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidCompression, match=named):
+        PerceptionOptions(**options)
+
+
+@pytest.mark.parametrize("texts", [[FOX, HEN, OWL], [OWL, FOX, HEN]])
+def test_without_ranking_texts_stay_in_the_order_they_come_in(texts: list[str]) -> None:
+    world = World()
+    unranked = PerceptionCompressor(tools(world), replace(SMALL, ranked=False))
+    assert unranked.compress(QUESTION, texts, 22).order == (0, 1)
+    assert unranked.compress(QUESTION, texts, 1000).order == (0, 1, 2)
+    assert world.scored
+    assert not world.ranked
+
+
+@settings(max_examples=25)
+@given(st.lists(any_texts, max_size=3), plain_texts.filter(bool), st.integers(1, 200), st.integers(160, 240))
+def test_a_text_longer_than_the_window_meets_every_budget_that_fits_it(
+    texts: list[str], question: str, budget: int, window: int
+) -> None:
+    world, long = World(window), [text * 8 for text in texts]
+    budget = min(budget, window - len(world.tokens(question)[0]) - 1)
+    compression = PerceptionCompressor(tools(world), PerceptionOptions()).compress(question, long, budget)
+    missing = min(budget, compression.tokens_before) - compression.tokens_after
+    assert 0 <= missing < 4
+    assert all(len(piece) <= window // 2 for piece in world.ranked)
 
 
 @pytest.mark.parametrize(
@@ -117,5 +167,5 @@ def test_a_value_out_of_range_is_named(option: str, value: float) -> None:
         PerceptionOptions(**{option: value})
 
 
-def test_the_defaults_are_the_papers() -> None:
-    assert PerceptionOptions() == PerceptionOptions(0.4, 0.2, 0.1, 200, 3, False, True)
+def test_the_defaults_are_the_papers_without_guiding_questions() -> None:
+    assert PerceptionOptions() == PerceptionOptions(0.4, 0.2, 0.1, 200, 0, (), False, True, True)

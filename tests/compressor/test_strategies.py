@@ -142,6 +142,42 @@ def test_sentences_stay_whole_but_for_the_last() -> None:
     assert _compress("sentences", QUESTION, TEXTS, 12).apply(TEXTS) == [whole[0], "The fox lives in the"]
 
 
+# Each is a piece of its own where a piece has at most 30 tokens.
+FARM = "In spring the hen sits on the farm and by day the hen is seen there by the fox."
+NIGHT = "An owl sees far and hunts mice, for owls are birds of the night and of the forest."
+EGGS = "Where sits the hen? The hen sits on the farm, and on the farm the hen lays eggs."
+
+
+LONG = [FOX, f"{FARM} {NIGHT} {EGGS}"]
+
+
+def _cut_small(name: str, budget: int) -> tuple[World, Compression]:
+    world, kind = World(window=60), STRATEGIES[name]
+    return world, kind(tools(world), kind.option_type()).compress(QUESTION, LONG, budget)
+
+
+@pytest.mark.parametrize("name", ["rerank", "best", "perception"])
+def test_pieces_of_a_long_text_are_ranked_by_themselves_and_what_stays_is_in_its_place(name: str) -> None:
+    sizes = [len(World().tokens(text)[0]) for text in (FOX, FARM, f" {NIGHT}", f" {EGGS}")]
+    world, compression = _cut_small(name, sizes[3] + sizes[1])
+    assert [len(piece) for piece in world.ranked] == sizes
+    assert compression.order == (1,)
+    assert compression.apply(LONG) == [f"{FARM} {EGGS}"]
+    assert _cut_small(name, sizes[3])[1].apply(LONG) == [f" {EGGS}"]
+
+
+def test_texts_come_in_the_order_of_their_best_pieces_whatever_their_others_are() -> None:
+    _, compression = _cut_small("rerank", 1000)
+    assert compression.order == (1, 0)
+    assert compression.apply(LONG) == LONG[::-1]
+
+
+def test_best_keeps_every_piece_of_the_best_text_and_none_of_another() -> None:
+    _, compression = _cut_small("best", 1000)
+    assert compression.apply(LONG) == LONG[1:]
+    assert compression.reason.endswith("only the best text may stay")
+
+
 def test_sentences_need_a_splitter() -> None:
     kind = STRATEGIES["sentences"]
     with pytest.raises(InvalidCompression, match="needs a splitter"):

@@ -34,9 +34,12 @@ class WorldPrior:
 
 @dataclass
 class World:
-    """A `TokenScorer`; `scored` are the texts that it scored, with the number of their priors."""
+    """A `TokenScorer`; `scored` are the texts that it scored, with the number of their priors, and `ranked` those
+    that questions were asked behind. What is longer than its `window` it refuses to read."""
 
+    window: int = 4096
     scored: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
+    ranked: list[tuple[int, ...]] = field(default_factory=list)
 
     def tokens(self, text: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
         ids: list[int] = []
@@ -53,8 +56,10 @@ class World:
     def question_nll(
         self, documents: Sequence[tuple[int, ...]], questions: Sequence[tuple[int, ...]]
     ) -> list[list[float]]:
+        self.ranked += documents
         return [
-            [fsum(losses(document, question)) / len(question) for question in questions] for document in documents
+            [fsum(self._losses(document, question)) / len(question) for question in questions]
+            for document in documents
         ]
 
     def begin(self, *texts: tuple[int, ...]) -> WorldPrior:
@@ -62,7 +67,11 @@ class World:
 
     def nll(self, priors: Sequence[WorldPrior], token_ids: tuple[int, ...]) -> list[list[float]]:
         self.scored.append((token_ids, len(priors)))
-        return [losses(prior.read, token_ids) for prior in priors]
+        return [self._losses(prior.read, token_ids) for prior in priors]
+
+    def _losses(self, prior: tuple[int, ...], token_ids: tuple[int, ...]) -> list[float]:
+        assert len(prior) + len(token_ids) <= self.window
+        return losses(prior, token_ids)
 
 
 def losses(prior: tuple[int, ...], token_ids: tuple[int, ...]) -> list[float]:
@@ -90,7 +99,7 @@ def sentences(text: str) -> list[tuple[int, int]]:
 
 
 def tools(world: World | None = None) -> Tools:
-    return Tools(world or World(), lambda question: question.split(), alike, sentences)
+    return Tools(world or World(), lambda question, count: question.split()[:count], alike, sentences)
 
 
 _WORDS = ["the", "fox", "sees", "a", "hen", "and", "runs.", "Who", "is", "seen?", "中", "文", "🦊", "é", "\n"]

@@ -19,6 +19,7 @@ from refdesk.reader.passage import Passage
 from refdesk.reader.prompt import AskedReading, build_prompt
 from refdesk.reader.qa import NOTHING_FOUND, QA, AnswerOptions, Done, Retrieved, Token
 from refdesk.reader.shortening import READ_WHOLE, Shortening
+from refdesk.reader.submission import Submit
 from tests.reader.stepped import made_heads
 
 TEXTS = {
@@ -308,7 +309,7 @@ class FirstSentences:
     told = Shortening("first", 60, 30, "a sentence stays whole")
 
     def __call__(
-        self, question: str, passages: Sequence[Passage], room: int
+        self, question: str, passages: Sequence[Passage], room: int, submit: Submit
     ) -> tuple[Sequence[Passage], Shortening]:
         self.room = room
         time.sleep(0.05)

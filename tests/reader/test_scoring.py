@@ -13,7 +13,7 @@ import torch
 from tokenizers import normalizers, processors
 
 from refdesk.reader.engine import Engine
-from refdesk.reader.errors import EngineClosed, InvalidOption, PromptTooLong
+from refdesk.reader.errors import EngineClosed, Interrupted, InvalidOption, PromptTooLong
 from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.scoring import EngineScorer
@@ -61,7 +61,7 @@ def test_scoring_behind_what_is_kept_equals_full_recomputation(kind: str, seed: 
     model, rng, told = tiny(kind), random.Random(seed), []
     beginnings: list[tuple[Tokens, ...]] = [(), ((),), (ids(1, 20),), (ids(40, 21), (), ids(7, 22))]
     with Engine(model, chunk_tokens=rng.choice((3, 24, 512))) as engine:
-        scorer = EngineScorer(model, engine)
+        scorer = EngineScorer(model, engine.submit)
         priors = [scorer.begin(*texts) for texts in beginnings]
         held = [sum(texts, ()) for texts in beginnings]
         for number in range(7):
@@ -80,7 +80,7 @@ def test_scoring_behind_what_is_kept_equals_full_recomputation(kind: str, seed: 
 def test_questions_are_as_likely_behind_a_document_as_full_recomputation_says(kind: str, tiny: Tiny) -> None:
     model = tiny(kind)
     with Engine(model, chunk_tokens=48) as engine:
-        found = EngineScorer(model, engine).question_nll(DOCUMENTS, QUESTIONS)
+        found = EngineScorer(model, engine.submit).question_nll(DOCUMENTS, QUESTIONS)
     for document, row in zip(DOCUMENTS, found, strict=True):
         expected = [recomputed(model, document, question) for question in QUESTIONS]
         assert row == pytest.approx([sum(nll) / len(nll) for nll in expected], abs=1e-3)
@@ -89,7 +89,7 @@ def test_questions_are_as_likely_behind_a_document_as_full_recomputation_says(ki
 def test_a_document_is_read_once_for_all_questions_and_found_again_by_later_ones(tiny: Tiny) -> None:
     model = tiny()
     with OverheardEngine(model) as engine:
-        scorer = EngineScorer(model, engine)
+        scorer = EngineScorer(model, engine.submit)
         first = scorer.question_nll((*DOCUMENTS, *DOCUMENTS[:2]), QUESTIONS)
         assert first[-2:] == first[:2]
         assert engine.runs() == (0, 4)  # of the empty document there is nothing
@@ -102,7 +102,7 @@ def test_a_document_is_read_once_for_all_questions_and_found_again_by_later_ones
 def test_what_is_kept_is_read_once(tiny: Tiny) -> None:
     model, question = tiny(), ids(12, 40)
     with OverheardEngine(model) as engine:
-        scorer = EngineScorer(model, engine)
+        scorer = EngineScorer(model, engine.submit)
         priors = [scorer.begin(), scorer.begin(question)]
         runs = []
         for number in range(4):
@@ -119,7 +119,7 @@ def test_behind_an_empty_question_everything_is_as_likely_as_without_one(tiny: T
     """Methods 3.5 (6): to the last bit, so that the contrast is zero."""
     model = tiny()
     with Engine(model, chunk_tokens=20) as engine:
-        scorer = EngineScorer(model, engine)
+        scorer = EngineScorer(model, engine.submit)
         priors = [scorer.begin(), scorer.begin(())]
         for number in range(3):
             plain, behind = scorer.nll(priors, ids(45, 50 + number))
@@ -143,11 +143,11 @@ def test_what_is_scored_depends_neither_on_other_threads_nor_on_what_they_read(t
         return found
 
     with Engine(model, chunk_tokens=64) as engine, ThreadPoolExecutor(8) as pool:
-        scorer = EngineScorer(model, engine)
+        scorer = EngineScorer(model, engine.submit)
         together = list(pool.map(lambda number: scored(scorer, number), range(16)))
     for number in range(0, 16, 5):
         with Engine(model, chunk_tokens=64) as engine:
-            alone = scored(EngineScorer(model, engine), number)
+            alone = scored(EngineScorer(model, engine.submit), number)
         for found, expected in zip(together[number], alone, strict=True):
             assert found == pytest.approx(expected, abs=1e-3)
 
@@ -180,7 +180,7 @@ def test_the_spans_of_tokens_cover_the_text_and_control_tokens_are_not_spelled(
 ) -> None:
     model = altered(tiny(), how)
     with Engine(model) as engine:
-        tokens, spans = EngineScorer(model, engine).tokens(text)
+        tokens, spans = EngineScorer(model, engine.submit).tokens(text)
     assert len(tokens) == len(spans)
     edges = [0, *(end for _, end in spans)]
     assert list(spans) == list(pairwise(edges)) and edges == sorted(edges) and edges[-1] == len(text)
@@ -196,7 +196,7 @@ def test_the_spans_of_tokens_cover_the_text_and_control_tokens_are_not_spelled(
 def test_a_character_of_several_tokens_belongs_to_the_first(tiny: Tiny) -> None:
     model = tiny()
     with Engine(model) as engine:
-        tokens, spans = EngineScorer(model, engine).tokens("a🏳b")
+        tokens, spans = EngineScorer(model, engine.submit).tokens("a🏳b")
     assert len(tokens) > 3
     assert spans == ((0, 1), (1, 2), *((2, 2),) * (len(tokens) - 3), (2, 3))
 
@@ -212,18 +212,19 @@ def test_a_text_begins_as_the_tokenizer_begins_it_or_where_another_ended(puts: b
         )
     model = replace(model, tokenizer=tokenizer)
     with Engine(model) as engine:
-        request = EngineScorer(model, engine).begin(ids(3, 80)).request([ids(2, 81)])
+        request = EngineScorer(model, engine.submit).begin(ids(3, 80)).request([ids(2, 81)])
         assert request.front == ((bos if puts else eos, *ids(3, 80)[:2]),)
         tokenizer.bos_token = tokenizer.eos_token = None
         with pytest.raises(InvalidOption, match=r"llama.*begins or ends a text"):
-            EngineScorer(model, engine)
+            EngineScorer(model, engine.submit)
 
 
 def test_a_text_longer_than_the_window_is_refused_by_name_before_anything_is_read(tiny: Tiny) -> None:
     model = tiny()
     with OverheardEngine(model) as engine:
-        scorer = EngineScorer(model, engine)
+        scorer = EngineScorer(model, engine.submit)
         prior = scorer.begin(ids(300, 90))
+        assert scorer.window == 300 + 211
         assert len(scorer.nll([prior], ids(211, 91))[0]) == 211
         engine.streams = ()
         with pytest.raises(
@@ -238,7 +239,7 @@ def test_a_text_longer_than_the_window_is_refused_by_name_before_anything_is_rea
 def test_nothing_is_read_on_for_a_call_that_has_failed(tiny: Tiny) -> None:
     model = tiny()
     with OverheardEngine(model, chunk_tokens=1) as engine:
-        scorer = EngineScorer(model, engine)
+        scorer = EngineScorer(model, engine.submit)
         with pytest.raises(InvalidOption, match=f"token_ids is {10**6}"):
             scorer.question_nll([ids(450, 94), (10**6, 5)], QUESTIONS)
         assert [stream.result(30).finish_reason for stream in engine.streams] == ["cancelled"]
@@ -246,16 +247,34 @@ def test_nothing_is_read_on_for_a_call_that_has_failed(tiny: Tiny) -> None:
             scorer.question_nll(DOCUMENTS, [*QUESTIONS, ()])
 
 
+def test_what_is_late_or_cancelled_while_it_is_scored_is_told_and_nothing_is_read_on(tiny: Tiny) -> None:
+    model, document = tiny(), ids(450, 96)
+    with OverheardEngine(model, chunk_tokens=1) as engine:
+
+        def late(request: GenerationRequest) -> Stream:
+            return engine.submit(replace(request, deadline_s=0.02))
+
+        def cancelled(request: GenerationRequest) -> Stream:
+            stream = engine.submit(request)
+            stream.cancel()
+            return stream
+
+        for submit, reason in ((late, "deadline"), (cancelled, "cancelled")):
+            with pytest.raises(Interrupted, match=reason):
+                EngineScorer(model, submit).question_nll([document, ids(450, 97)], QUESTIONS)
+        assert all(stream.done for stream in engine.streams)
+
+
 def test_a_closed_engine_says_so_before_and_while_it_scores(tiny: Tiny) -> None:
     model = tiny()
     engine = OverheardEngine(model, chunk_tokens=1)
-    scorer = EngineScorer(model, engine)
+    scorer = EngineScorer(model, engine.submit)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(scorer.question_nll, [ids(450, 95)], QUESTIONS)
         while not engine.streams:
             time.sleep(0.001)
         engine.close()
-        with pytest.raises(EngineClosed, match="while texts were scored"):
+        with pytest.raises(Interrupted, match="cancelled"):
             waiting.result(30)
     with pytest.raises(EngineClosed, match="is closed"):
         scorer.question_nll(DOCUMENTS, QUESTIONS)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import click
+import msgspec
 
 
 def _parsed(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Any] | None:
@@ -17,15 +18,12 @@ def _parsed(context: click.Context, parameter: click.Parameter, given: tuple[str
     return options or None
 
 
-def _value(word: str) -> str | int | float | bool:
-    if word in ("true", "false"):
-        return word == "true"
-    for kind in (int, float):
-        try:
-            return kind(word)
-        except ValueError:
-            continue
-    return word
+def _value(word: str) -> Any:
+    """What it is in JSON, or the word itself."""
+    try:
+        return msgspec.json.decode(word)
+    except msgspec.DecodeError:
+        return word
 
 
 memory_option = click.option(

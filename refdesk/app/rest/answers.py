@@ -19,7 +19,8 @@ from refdesk.app.build import Desk
 from refdesk.app.problems import problem_of
 from refdesk.app.rest.messages import AnswerMessage, AnswerRequest, answer_message, passage_message
 from refdesk.compressor.options import compression_options
-from refdesk.reader.qa import Cancellation, Done, Event, Retrieved, Token
+from refdesk.reader.cancellation import Cancellation
+from refdesk.reader.qa import Done, Event, Retrieved, Token
 
 
 class AnswersController(Controller):

@@ -1,0 +1,176 @@
+"""What compression is worth: the answers of the default model with its adapter, and the time they take.
+
+`python -m bench.compression PATH [QUESTIONS [NAME...]]`: names are those of `SETS`, and `times`; all of them, if
+none is named. Scores are kept in `.bench/evaluation`, as those of `bench.evaluation`.
+"""
+
+import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importing torch reads that)
+
+import statistics
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.evaluation import evaluate
+from bench.kv_memory import head, load, note, row
+from bench.runs import QUESTIONS as ASKED
+from bench.runs import passages_of
+from refdesk.app.compression import PassageCompression, embedded_similarity
+from refdesk.compressor.compressor import Tools
+from refdesk.compressor.options import compression_options
+from refdesk.compressor.strategies import STRATEGIES
+from refdesk.eval.plan import RunSettings
+from refdesk.reader.engine import Engine
+from refdesk.reader.guiding import guiding_questions
+from refdesk.reader.model import ReaderModel
+from refdesk.reader.passage import Passage
+from refdesk.reader.qa import QA, AnswerOptions
+from refdesk.reader.scoring import EngineScorer
+from refdesk.reader.sentences import split_sentences
+from refdesk.reader.submission import Submit
+from refdesk.reader.usage import Usage
+from refdesk.retriever.embedder import Embedder
+
+QUESTIONS = 100
+RATES = (2, 4)
+POSITIONS = (0, 4, 9, 14, 19)
+GUIDED = {"strategy": "perception", "guiding": 3}
+
+# Of the default model's window: half, nearly all, and more than it holds (passages of 200 tokens).
+COUNTS = (20, 38, 50)
+REPEATS = 5
+TIMED: dict[str, dict[str, Any] | None] = {
+    "none": None,
+    "auto": {"strategy": "auto"},
+    **{name: {"strategy": name, "rate": 4} for name in STRATEGIES},
+    "perception, rate 2": {"rate": 2},
+    "perception, guided": GUIDED | {"rate": 4},
+}
+
+# No adapter was trained on these rows of NQ, nor on 2Wiki; of the others, what is kept back from training.
+_NQ = RunSettings("nq", "full", reading="together", max_new_tokens=32)
+_HOPS = RunSettings("musique", "full", part="validation", reading="together", max_new_tokens=32)
+_SEC = RunSettings("sec10q", "top_k", k=20, reading="together")
+
+
+def compressed(whole: RunSettings) -> list[RunSettings]:
+    """The full prompt, every strategy at every rate, and the questions of the reader beside."""
+    asked: list[dict[str, Any]] = [
+        {**strategy, "rate": rate}
+        for rate in RATES
+        for strategy in (*({"strategy": name} for name in STRATEGIES), GUIDED)
+    ]
+    return [whole, *(replace(whole, compression=one) for one in asked)]
+
+
+def positions() -> list[RunSettings]:
+    """The gold document among twenty, at five positions."""
+    return [
+        run for at in POSITIONS for run in compressed(replace(_NQ, task_options={"documents": 20, "gold_at": at}))
+    ]
+
+
+def ablation() -> list[RunSettings]:
+    """Each part of Perception Compressor taken away, the gold document first, in the middle and last."""
+    parts: tuple[dict[str, Any], ...] = (
+        {},
+        {"ranked": False},
+        {"k1": 0, "k2": 0},  # the allocator
+        {"tau_o": 0, "k2": 0},  # the question's say in what stays
+    )
+    return [
+        replace(_NQ, task_options={"documents": 20, "gold_at": at}, compression={"rate": rate, **part})
+        for at in (0, 9, 19)
+        for rate in RATES
+        for part in parts
+    ]
+
+
+SETS = {
+    "nq": positions,
+    "ablation": ablation,
+    "musique": lambda: compressed(_HOPS),
+    "2wiki": lambda: compressed(replace(_HOPS, task="2wiki", part="all")),
+    "sec10q": lambda: compressed(_SEC),
+    # Most meetings are longer than the window; how the whole is read is then memory's to say.
+    "qmsum": lambda: compressed(
+        RunSettings("qmsum", "full", part="validation", reading="together", memory={"policy": "auto"})
+    ),
+}
+
+
+def main(data: Path, questions: int, names: tuple[str, ...]) -> None:
+    """Do what is not done yet, and print the tables."""
+    if unknown := [name for name in names if name not in (*SETS, "times")]:
+        raise SystemExit(f"unknown set {unknown[0]}; known: {', '.join(SETS)}, times")
+    wanted = names or (*SETS, "times")
+    runs = [replace(run, limit=questions) for name, make in SETS.items() if name in wanted for run in make()]
+    if runs:
+        evaluate(data, runs)
+    if "times" in wanted:
+        times(data)
+
+
+def times(data: Path) -> None:
+    """Print how long a question takes, the first over its passages and one behind it."""
+    model, embedder = load("bfloat16"), Embedder()
+    print(f"\nSeconds, medians of {REPEATS}, bfloat16, without an adapter, 32 new tokens at most\n")
+    head(
+        *("passages", "asked", "done", "prompt tokens"),
+        *("cold, s", "of it compression", "warm, s", "of it compression", "sooner than none (cold / warm)"),
+    )
+    for count in COUNTS:
+        _times(model, embedder, passages_of(model, data, count))
+
+
+def _times(model: ReaderModel, embedder: Embedder, passages: list[Passage]) -> None:
+    """By turns, so that what else the machine does falls on all of them."""
+    seconds: dict[str, list[tuple[float, ...]]] = {name: [] for name in TIMED}
+    done: dict[str, tuple[str, int]] = {}
+    for repeat in range(REPEATS):
+        for name, asked in TIMED.items():
+            note(f"{len(passages)} passages, {name}")
+            with Engine(model, memory_bytes=2**31) as engine:
+                taken = []
+                for question in ASKED[repeat : repeat + 2]:
+                    started = time.perf_counter()
+                    usage = _ask(model, engine, embedder, passages, question, asked)
+                    taken += [time.perf_counter() - started, usage.seconds["compress"]]
+            seconds[name].append(tuple(taken))
+            done[name] = usage.compression.strategy, usage.prompt_tokens
+    base = [statistics.median(column) for column in zip(*seconds["none"], strict=True)]
+    for name, rows in seconds.items():
+        medians = [statistics.median(column) for column in zip(*rows, strict=True)]
+        sooner = f"{base[0] / medians[0]:.1f} / {base[2] / medians[2]:.1f}"
+        row(len(passages), name, *done[name], *(f"{median:.2f}" for median in medians), sooner)
+
+
+def _ask(
+    model: ReaderModel,
+    engine: Engine,
+    embedder: Embedder,
+    passages: list[Passage],
+    question: str,
+    asked: dict[str, Any] | None,
+) -> Usage:
+    def tools(submit: Submit) -> Tools:
+        return Tools(
+            EngineScorer(model, submit),
+            lambda question, count: guiding_questions(question, count, model, submit),
+            embedded_similarity(lambda: embedder),
+            split_sentences,
+        )
+
+    shorten = None if asked is None else PassageCompression(compression_options(asked), tools)
+    qa = QA(lambda question, k, documents: passages, model, engine)
+    return qa.answer(question, AnswerOptions(k=100, max_new_tokens=32, shorten=shorten)).usage
+
+
+if __name__ == "__main__":
+    main(
+        Path(sys.argv[1]),
+        int(sys.argv[2]) if len(sys.argv) > 2 else QUESTIONS,
+        tuple(sys.argv[3:]),
+    )
