@@ -4,8 +4,8 @@ A client that hangs up ends its answer at once: nothing is read or generated for
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -57,11 +57,13 @@ class AnswersController(Controller):
             async with _for_as_long_as_connected(request, cancellation):
                 answer = await anyio.to_thread.run_sync(qa.answer, data.question, options, cancellation)
             return Response(answer_message(answer, desk.model_name), media_type="application/json")
-        events = qa.stream(data.question, options, cancellation)
-        # The first event is awaited here, so that a bad request is answered by its status. Nothing is generated
-        # before the second.
-        first = await anyio.to_thread.run_sync(next, events)
-        return ServerSentEvent(_as_sent(events, first, desk.model_name, request, cancellation))
+        messages = _as_sent(
+            qa.stream(data.question, options, cancellation), desk.model_name, request, cancellation
+        )
+        # The first is awaited here, so that a bad request is answered by its status. No answer is generated before
+        # the second.
+        first = await anext(messages)
+        return ServerSentEvent(_beginning_with(first, messages))
 
 
 @asynccontextmanager
@@ -84,15 +86,12 @@ async def _for_as_long_as_connected(
 
 
 async def _as_sent(
-    events: Iterator[Event],
-    first: Event,
-    model: str,
-    request: Request[Any, Any, Any],
-    cancellation: Cancellation,
-) -> AsyncIterator[ServerSentEventMessage]:
-    event: Event | None = first
+    events: Iterator[Event], model: str, request: Request[Any, Any, Any], cancellation: Cancellation
+) -> AsyncGenerator[ServerSentEventMessage, None]:
+    """What fails before the first event is raised, what fails later is sent."""
     # Litestar looks for the end of the connection too, but waits for the next event before it closes this.
     async with _for_as_long_as_connected(request, cancellation):
+        event: Event | None = await anyio.to_thread.run_sync(next, events)
         try:
             while event is not None:
                 for message in _messages(event, model):
@@ -100,6 +99,15 @@ async def _as_sent(
                 event = await anyio.to_thread.run_sync(next, events, None)
         except Exception as error:
             yield _message("error", problem_of(error))
+
+
+async def _beginning_with(
+    first: ServerSentEventMessage, rest: AsyncGenerator[ServerSentEventMessage, None]
+) -> AsyncIterator[ServerSentEventMessage]:
+    async with aclosing(rest):
+        yield first
+        async for message in rest:
+            yield message
 
 
 def _messages(event: Event, model: str) -> Iterator[ServerSentEventMessage]:
