@@ -28,10 +28,11 @@ MINUTES = 60.0
 HELD_OUT = 40  # lessons
 RECIPE = HeadsRecipe(longest=3500)
 RECIPES = {
-    f"as it is: inner {RECIPE.inner}, smoothing {RECIPE.smoothing:g} x layers": RECIPE,
+    f"as it is: inner {RECIPE.inner}, target {RECIPE.target}": RECIPE,
     "inner 64": replace(RECIPE, inner=64),
     "inner 256": replace(RECIPE, inner=256),
-    "smoothing 0": replace(RECIPE, smoothing=0.0),
+    "target logit (the paper's)": replace(RECIPE, target="logit"),
+    "target logit, smoothing 0": replace(RECIPE, target="logit", smoothing=0.0),
     "learning rate x 4": replace(RECIPE, learning_rate=4 * RECIPE.learning_rate),
 }
 
@@ -69,7 +70,7 @@ def main(lessons: Path, minutes: float = MINUTES) -> None:
             one.learn([found], share)
         learning += perf_counter() - started
         tokens += len(lesson.token_ids)
-        documents += len(found.labels[0])
+        documents += len(found.inputs[0])
         if number % 50 == 0:
             note(f"{number} lessons, {share:.0%}")
     _tell(number - 1, heads, reader, held)

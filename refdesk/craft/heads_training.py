@@ -1,4 +1,4 @@
-"""Training retaining heads (Locret, arXiv 2410.01805, section 3.2): regression on what answers look for.
+"""Training retaining heads (Locret, arXiv 2410.01805, section 3.2): they learn to say what answers look for.
 
 The model is frozen and heads are shown what it computes anyway, so one forward of a lesson is all that is
 needed of it. All heads learn at once, and heads of several kinds can learn from one reading.
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.functional import silu, smooth_l1_loss
+from torch.nn.functional import max_pool1d, silu, smooth_l1_loss
 
 from refdesk.craft.course import Course, Learned, Report, check_lessons
 from refdesk.craft.encoding import EncodedLesson
@@ -22,6 +22,7 @@ from refdesk.reader.model import ReaderModel
 _BETAS = (0.9, 0.95)
 _CLIP = 0.5  # of each number of the gradient
 _TOP = 10  # the overlap is of one in so many tokens
+_REACH = 2  # tokens on either side of a wanted one that are wanted with it: a word is several, and so is a name
 
 
 def train_heads(
@@ -85,13 +86,13 @@ class LearningHeads:
 
     def learn(self, lessons: Sequence[Importance], share: float) -> float:
         """A step at this share of the training, every token with the same weight; the loss before it."""
-        tokens = sum(len(one.labels[0]) for one in lessons)
+        tokens = sum(len(one.inputs[0]) for one in lessons)
         total: torch.Tensor | float = 0.0
         for one in lessons:
-            weight_of_layer = len(one.labels[0]) / tokens / len(one.labels)
-            for layer, (x, labels) in enumerate(zip(one.inputs, one.labels, strict=True)):
+            weight_of_layer = len(one.inputs[0]) / tokens / len(one.inputs)
+            for layer, x in enumerate(one.inputs):
                 parts = [weight[layer].requires_grad_() for weight in self.weights.values()]
-                loss = weight_of_layer * heads_loss(_scores(x, *parts), labels, one.adjoin, self._smoothing)
+                loss = weight_of_layer * self._loss(_scores(x, *parts), one, layer)
                 for weight, gradient in zip(self.weights.values(), torch.autograd.grad(loss, parts), strict=True):
                     weight.grad[layer] += gradient
                 total += loss.detach()
@@ -107,11 +108,21 @@ class LearningHeads:
         """The loss, and the overlap: of a tenth of the tokens, those that get the highest labels, the share that
         get the highest scores too, in the mean over layers and heads. Heads that know nothing have 0.1."""
         losses, found = [], []
-        for layer, (x, labels) in enumerate(zip(lesson.inputs, lesson.labels, strict=True)):
+        for layer, x in enumerate(lesson.inputs):
             scores = self.scores(layer, x)
-            losses.append(heads_loss(scores, labels, lesson.adjoin, self._smoothing).item())
-            found.append(overlap(scores, labels))
+            losses.append(self._loss(scores, lesson, layer).item())
+            found.append(overlap(scores, self.labels(lesson, layer)))
         return sum(losses) / len(losses), sum(found) / len(found)
+
+    def labels(self, lesson: Importance, layer: int) -> torch.Tensor:
+        """What the heads of a layer are to say, `[tokens, kv_heads]`."""
+        return lesson.logits[layer] if self._recipe.target == "logit" else reaching(lesson.shares[layer])
+
+    def _loss(self, scores: torch.Tensor, lesson: Importance, layer: int) -> torch.Tensor:
+        labels = self.labels(lesson, layer)
+        if self._recipe.target == "logit":
+            return heads_loss(scores, labels, lesson.adjoin, self._smoothing)
+        return divergence(scores, labels)
 
 
 class _HeadsTraining(Course):
@@ -161,6 +172,18 @@ def heads_loss(scores: torch.Tensor, labels: torch.Tensor, adjoin: torch.Tensor,
     mean square of the difference between neighbours, which `adjoin` `[tokens - 1]` tells."""
     steps = (scores[1:] - scores[:-1])[adjoin].square()
     return smooth_l1_loss(scores, labels) + smoothing * steps.sum() / max(steps.numel(), 1)
+
+
+def divergence(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Of one layer, `scores` and `labels` `[tokens, kv_heads]`, logarithms both: how far what heads would spread
+    over the tokens is from what is to be spread (Kullback-Leibler, nats), in the mean over heads."""
+    wanted = labels.log_softmax(dim=0)
+    return (wanted.exp() * (wanted - scores.log_softmax(dim=0))).sum(dim=0).mean()
+
+
+def reaching(shares: torch.Tensor) -> torch.Tensor:
+    """`[tokens, kv_heads]`: of each token the highest share of those around it."""
+    return max_pool1d(shares.T, 2 * _REACH + 1, stride=1, padding=_REACH).T
 
 
 def overlap(scores: torch.Tensor, labels: torch.Tensor) -> float:

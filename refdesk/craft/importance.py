@@ -1,11 +1,14 @@
 """What answers look for in passages: the labels that retaining heads learn (Locret, arXiv 2410.01805, 3.2).
 
 The causal importance of a token, for one layer and KV head, is the highest attention logit that it gets from an
-answer: scaled and as turned for positions, as the paper's code has it (its formula has no scale). The rows that
-look are those behind which the model is to say the answer: the last of the prompt and all of the answer but its
-end. The paper takes the rows of the answer's tokens; but an answer of one word is found by the row in front of it,
-and its own only has to say that it ends. Where several are asked, the highest of all counts: a head that does not
-see the question must keep what any of them wants.
+answer: scaled and as turned for positions, as the paper's code has it (its formula has no scale). A logit alone
+does not say whether a row looks at a token rather than at others; the share of its attention does, and so the
+highest share is a label too.
+
+The rows that look are those behind which the model is to say the answer: the last of the prompt and all of the
+answer but its end. The paper takes the rows of the answer's tokens; but an answer of one word is found by the row
+in front of it, and its own only has to say that it ends. Where several are asked, the highest of all counts: a
+head that does not see the question must keep what any of them wants.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -26,20 +29,28 @@ from refdesk.reader.model import ReaderModel
 @dataclass(frozen=True, slots=True)
 class Importance:
     """Of the tokens of a lesson's passages, layer by layer: what a head is shown, `[tokens, (heads + 2 * kv_heads)
-    * head_dim]` in the model's dtype, and what it is to say of them, `[tokens, kv_heads]` in float32. `adjoin`
-    `[tokens - 1]`: whether a token and the next are neighbours in the text; the last of a passage that is read
-    apart and the first of another are not."""
+    * head_dim]` in the model's dtype, and what answers look for, `[tokens, kv_heads]` in float32: the highest
+    logit, and the logarithm of the highest share of a row's attention. `adjoin` `[tokens - 1]`: whether a token
+    and the next are neighbours in the text; the last of a passage that is read apart and the first of another are
+    not."""
 
     inputs: tuple[torch.Tensor, ...]
-    labels: tuple[torch.Tensor, ...]
+    logits: tuple[torch.Tensor, ...]
+    shares: tuple[torch.Tensor, ...]
     adjoin: torch.Tensor
 
 
-def causal_importance(query: torch.Tensor, key: torch.Tensor, scale: float) -> torch.Tensor:
+def row_logits(query: torch.Tensor, key: torch.Tensor, scale: float) -> torch.Tensor:
     """`query` `[heads, rows, head_dim]` of the rows that look and `key` `[kv_heads, tokens, head_dim]`, both as
-    turned; the result is `[tokens, kv_heads]` in float32."""
-    rows = query.float().reshape(key.shape[0], -1, query.shape[-1])  # of all heads that share a KV head
-    return (rows @ key.float().transpose(1, 2)).amax(dim=1).T * scale
+    turned; the result is `[kv_heads, group, rows, tokens]` in float32."""
+    rows = query.float().view(len(key), -1, *query.shape[1:])
+    return rows @ key.float().transpose(1, 2)[:, None] * scale
+
+
+def highest(of_rows: torch.Tensor) -> torch.Tensor:
+    """Over all rows and all heads that share a KV head: `[tokens, kv_heads]` of `[kv_heads, group, rows,
+    tokens]`."""
+    return of_rows.amax(dim=(1, 2)).T
 
 
 class _Listening(LessonAttention):
@@ -50,8 +61,10 @@ class _Listening(LessonAttention):
         self._turning = rotation
         self._some = slice(0)
         self._rows = self._back = torch.empty(0, dtype=torch.int64)
+        self._hidden = torch.empty(0, dtype=torch.bool)
         self.inputs: list[torch.Tensor] = []
-        self.labels: list[torch.Tensor] = []
+        self.logits: list[torch.Tensor] = []
+        self.shares: list[torch.Tensor] = []
 
     def read(self, lesson: EncodedLesson) -> None:
         """What the next forward is about."""
@@ -59,7 +72,9 @@ class _Listening(LessonAttention):
         self._some = lesson.document
         self._rows = torch.from_numpy(lesson.rows).to(self._model.device)
         self._back = -torch.from_numpy(lesson.positions[self._some]).to(self._model.device)
-        self.inputs, self.labels = [], []
+        branches = self._some.stop
+        self._hidden = torch.from_numpy(~lesson.mask(branches)[lesson.rows - branches]).to(self._model.device)
+        self.inputs, self.logits, self.shares = [], [], []
 
     def __call__(
         self,
@@ -73,8 +88,10 @@ class _Listening(LessonAttention):
         """See LessonAttention."""
         of_query, of_key, of_value = (tensor[0, :, self._some] for tensor in (query, key, value))
         scale = options.get("scaling") or query.shape[-1] ** -0.5
-        looked_at = self.far(key[0])[:, self._some]
-        self.labels.append(causal_importance(query[0, :, self._rows], looked_at, scale))
+        logits = row_logits(query[0, :, self._rows], self.far(key[0]), scale)
+        whole = logits.masked_fill(self._hidden, -torch.inf).logsumexp(dim=-1, keepdim=True)
+        self.logits.append(highest(logits[..., self._some]))
+        self.shares.append(highest(logits[..., self._some] - whole))
         of_query, of_key = (self._turning.turn(turned, self._back) for turned in (of_query, of_key))
         self.inputs.append(head_input(of_query, of_key, of_value))
         return super().__call__(module, query, key, value, *rest, **options)
@@ -114,7 +131,10 @@ class ImportanceReader:
             )
         position = positions[lesson.document]
         return Importance(
-            tuple(self._attention.inputs), tuple(self._attention.labels), position[1:] == position[:-1] + 1
+            tuple(self._attention.inputs),
+            tuple(self._attention.logits),
+            tuple(self._attention.shares),
+            position[1:] == position[:-1] + 1,
         )
 
     def close(self) -> None:

@@ -7,6 +7,8 @@ import msgspec
 
 from refdesk.craft.errors import InvalidRecipe
 
+_TARGETS = ("share", "logit")
+
 # Of every setting that is a number, the least and the most that can be meant.
 _LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("oracle_share", "apart_share", "quote_share", "ask_share", "question_share"), (0, 1)),
@@ -115,12 +117,13 @@ class TrainingRecipe(CourseRecipe):
 
 @dataclass(frozen=True)
 class HeadsRecipe(CourseRecipe):
-    """Retaining heads (Locret, arXiv 2410.01805 section 3.2 and appendix; what its released code does); besides
-    what is in CourseRecipe:
+    """Retaining heads (Locret, arXiv 2410.01805 section 3.2 and appendix); besides what is in CourseRecipe:
 
-    `inner`: width of a head between its two layers. `smoothing`: weight of the sum over layers of the mean square
-    of the difference between the scores of neighbouring tokens. `batch` is of lessons. The learning rate falls in
-    a line to nothing. `validation`: lessons that are used to validate.
+    `inner`: width of a head between its two layers. `target`: what heads learn. `share`: how an answer's attention
+    is spread over the passages, every token counting for its neighbours too; `logit`: the highest attention logit
+    of each token, by regression, as the paper has it. `smoothing`, of `logit` only: weight of the sum over layers
+    of the mean square of the difference between the scores of neighbouring tokens. `batch` is of lessons. The
+    learning rate falls in a line to nothing. `validation`: lessons that are used to validate.
 
     Raises:
         InvalidRecipe: a value out of range.
@@ -132,9 +135,15 @@ class HeadsRecipe(CourseRecipe):
     batch: int = 1
     validate_every: int = 250
     inner: int = 128
+    target: str = "share"
     smoothing: float = 0.0025
     question_share: float = 0.5
     validation: int = 60
+
+    def __post_init__(self) -> None:
+        if self.target not in _TARGETS:
+            raise InvalidRecipe(f"target is {self.target!r}; expected one of {', '.join(_TARGETS)}")
+        super().__post_init__()
 
 
 def changed(recipe: Any, values: dict[str, Any]) -> Any:

@@ -11,7 +11,7 @@ import torch
 
 from refdesk.craft.encoding import EncodedLesson, encode_lesson
 from refdesk.craft.heads_training import LearningHeads
-from refdesk.craft.importance import ImportanceReader, causal_importance
+from refdesk.craft.importance import ImportanceReader, highest, row_logits
 from refdesk.craft.recipe import HeadsRecipe
 from refdesk.memory.attention import Part
 from refdesk.memory.errors import UnsupportedAttention
@@ -41,8 +41,8 @@ def test_the_highest_of_all_rows_and_heads_of_a_group_counts() -> None:
     key = torch.tensor([[[1.0, 0.0]]])
     logits = torch.tensor([[0.2, -1.0], [3.1, 0.4], [2.9, 3.0]])
     query = torch.stack([logits, torch.randn(3, 2)], dim=-1)
-    assert causal_importance(query, key, 1.0).tolist() == [[pytest.approx(3.1)]]
-    assert causal_importance(query, key, 0.25).tolist() == [[pytest.approx(3.1 / 4)]]
+    assert highest(row_logits(query, key, 1.0)).tolist() == [[pytest.approx(3.1)]]
+    assert highest(row_logits(query, key, 0.25)).tolist() == [[pytest.approx(3.1 / 4)]]
 
 
 @dataclass
@@ -75,14 +75,20 @@ class Witness:
             handle.remove()
 
 
-def brute_force(query: torch.Tensor, key: torch.Tensor, encoded: EncodedLesson) -> torch.Tensor:
-    """`[tokens, kv_heads]`, one row of one head at a time."""
-    labels = torch.full((len(encoded.groups[encoded.document]), KV_HEADS), -torch.inf)
+def brute_force(
+    query: torch.Tensor, key: torch.Tensor, encoded: EncodedLesson
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The highest logits and shares, both `[tokens, kv_heads]`, one row of one head at a time."""
+    mask = torch.from_numpy(encoded.mask())
+    highest = torch.full((len(encoded.groups[encoded.document]), KV_HEADS), -torch.inf)
+    most = torch.zeros_like(highest)
     for head in range(HEADS):
         for row in encoded.rows.tolist():
-            logits = key[head // 2, encoded.document].double() @ query[head, row].double() / DIM**0.5
-            labels[:, head // 2] = torch.maximum(labels[:, head // 2], logits.float())
-    return labels
+            logits = key[head // 2].double() @ query[head, row].double() / DIM**0.5
+            shares = logits.masked_fill(~mask[row], -torch.inf).softmax(dim=0)
+            for labels, found in ((highest, logits), (most, shares)):
+                labels[:, head // 2] = torch.maximum(labels[:, head // 2], found[encoded.document].float())
+    return highest, most
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,11 +107,11 @@ def test_labels_and_what_heads_are_shown_are_those_of_the_model_s_own_attention(
     reader = ImportanceReader(model)
     found = reader.read(encoded)
     reader.close()
-    assert len(found.inputs) == len(found.labels) == 3
+    assert len(found.inputs) == len(found.logits) == len(found.shares) == 3
     for layer, (query, _, looked_at) in enumerate(witness.turned):
-        torch.testing.assert_close(
-            found.labels[layer], brute_force(query, looked_at, encoded), atol=1e-4, rtol=1e-4
-        )
+        logits, shares = brute_force(query, looked_at, encoded)
+        torch.testing.assert_close(found.logits[layer], logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.shares[layer].exp(), shares, atol=1e-5, rtol=1e-4)
         shown = torch.cat([witness.projected[layer][name] for name in "qkv"], dim=1)[encoded.document]
         assert shown.shape[1] == (HEADS + 2 * KV_HEADS) * DIM
         torch.testing.assert_close(found.inputs[layer], shown, atol=1e-4, rtol=1e-4)
@@ -141,7 +147,8 @@ def test_what_is_wanted_by_any_exercise_is_wanted(fresh: Fresh) -> None:
 
     def labels(*numbers: int) -> list[torch.Tensor]:
         some = replace(whole, exercises=tuple(whole.exercises[number] for number in numbers))
-        return list(reader.read(encode_lesson(some, model)).labels)
+        found = reader.read(encode_lesson(some, model))
+        return [*found.logits, *found.shares]
 
     for both, first, second in zip(labels(0, 1), labels(0), labels(1), strict=True):
         torch.testing.assert_close(both, torch.maximum(first, second), atol=1e-4, rtol=1e-4)
@@ -165,11 +172,11 @@ def test_an_adapter_is_part_of_what_reads(kind: str, fresh: Fresh, tmp_path: Pat
     with_adapter, oracle, without = found
     for layer in range(3):
         for mine, exact in (
-            (with_adapter.labels[layer], oracle.labels[layer]),
+            (with_adapter.logits[layer], oracle.logits[layer]),
             (with_adapter.inputs[layer], oracle.inputs[layer]),
         ):
             torch.testing.assert_close(mine, exact, atol=1e-3 * float(exact.abs().max()), rtol=1e-3)
-    assert not torch.allclose(with_adapter.labels[2], without.labels[2], atol=0.1)
+    assert not torch.allclose(with_adapter.logits[2], without.logits[2], atol=0.1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -202,7 +209,7 @@ def test_reading_leaves_the_model_as_it_was_and_asks_for_no_gradient(fresh: Fres
     before = model.model.config._attn_implementation
     reader = ImportanceReader(model)
     found = reader.read(encode_lesson(lesson("apart", 2, 2), model))
-    assert not any(tensor.requires_grad for tensor in (*found.inputs, *found.labels))
+    assert not any(tensor.requires_grad for tensor in (*found.inputs, *found.logits, *found.shares))
     reader.close()
     assert model.model.config._attn_implementation == before
 

@@ -35,6 +35,7 @@ BAD_COURSE: list[tuple[str, list[Any]]] = [
 BAD_HEADS: list[tuple[str, list[Any]]] = [
     *BAD_COURSE,
     ("inner", [0, 8193]),
+    ("target", ["shares", ""]),
     ("smoothing", [-0.1, 101, math.nan]),
     ("validation", [0, 10**6 + 1]),
 ]
