@@ -70,7 +70,7 @@ def test_what_was_searchable_before_an_upgrade_is_found_after_it_and_after_a_dow
     with transaction(engine) as connection:
         assert lexical_search(connection, "c1", "harbour", 10) == [1]
         assert lexical_search(connection, "c2", "harbour", 10) == [2]
-        assert publish(connection, "d3")
+        assert publish(connection, "d3") == "done"
         assert lexical_search(connection, "c2", "harbour", 10) == [2, 3]
         discard(connection, "d2")
         assert lexical_search(connection, "c2", "harbour", 10) == [3]

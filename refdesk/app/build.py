@@ -1,6 +1,5 @@
 """The one file that names concrete classes of all folders: it puts a desk together from settings."""
 
-import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -34,7 +33,7 @@ from refdesk.compressor.options import CompressionOptions
 from refdesk.craft.card import read_card
 from refdesk.craft.errors import AdapterBusy
 from refdesk.database import open_database
-from refdesk.eval.corpus import dataset_collection
+from refdesk.eval.corpus import is_of_dataset
 from refdesk.eval.plan import RunSettings
 from refdesk.eval.run import Run
 from refdesk.eval.runs import delete_dataset
@@ -48,6 +47,7 @@ from refdesk.reader.shortening import Shorten
 from refdesk.reader.submission import Submit
 from refdesk.retriever.collections import (
     Collection,
+    collection_names,
     create_collection,
     delete_collection,
     get_collection,
@@ -129,6 +129,8 @@ class Desk:
 
         Each kind has a worker of its own, so that an evaluation of hours holds up no ingestion.
         """
+        # Who deletes a collection may be killed before its index is gone.
+        FaissIndex.sweep(self.settings.data / "index", lambda: collection_names(self.engine))
         ingestion = Ingestion(self.engine, lambda: self.embedder, self.open_store)
         for work in (ingestion, Evaluation(self), Crafting(self)):
             if not kinds or work.kind in kinds:
@@ -316,8 +318,9 @@ class Desk:
     def delete_dataset(self, dataset_id: str) -> None:
         """Remove a data set, every run over it, and its documents. Raises UnknownDataset, InvalidRun."""
         delete_dataset(self.engine, dataset_id)
-        with contextlib.suppress(UnknownCollection):
-            self.delete_collection(dataset_collection(dataset_id))
+        for name in collection_names(self.engine).values():
+            if is_of_dataset(name, dataset_id):
+                self.delete_collection(name)
 
     def qa(self, collection_name: str) -> QA:
         """Question answering over a collection. Raises UnknownCollection, EmbedderMismatch."""

@@ -13,9 +13,9 @@ from refdesk.app.jobs import Job, LeaseLost, set_item
 from refdesk.app.worker import Cancelled, Progress, Stopping
 from refdesk.database import transaction
 from refdesk.retriever.collections import Collection, get_collection
-from refdesk.retriever.documents import discard
+from refdesk.retriever.documents import publish, withdraw
 from refdesk.retriever.errors import RetrieverError, UnknownDocument
-from refdesk.retriever.ingest import PassageEmbedder, ingest
+from refdesk.retriever.ingest import PassageEmbedder, prepare
 from refdesk.retriever.store import ChunkStore
 
 log = structlog.get_logger()
@@ -49,7 +49,7 @@ class Ingestion:
         )
         with transaction(self.engine) as connection:
             for document_id in connection.execute(orphans).scalars().all():
-                discard(connection, document_id)
+                withdraw(connection, document_id)
 
     def do(self, job: Job, progress: Progress) -> None:
         """See Work. A document that fails stops no other."""
@@ -94,8 +94,11 @@ class Ingestion:
     ) -> None:
         error: str | None = None
         try:
-            changed = ingest(self.engine, self.embedder(), collection, document_id, progress)
-            state = "done" if changed else "unchanged"
+            prepare(self.engine, self.embedder(), collection, document_id, progress)
+            # Published and noted at once: a document that is searchable is never taken for one on its way.
+            with transaction(self.engine) as connection:
+                set_item(connection, job_id, source_id, publish(connection, document_id))
+            return
         except UnknownDocument:
             state = "cancelled"  # deleted while it waited
         except RetrieverError as failure:
@@ -106,6 +109,5 @@ class Ingestion:
             log.exception("document_failed", job=job_id, document=document_id)
             state, error = "failed", f"internal error: {type(failure).__name__}"
         with transaction(self.engine) as connection:
-            if state == "failed":
-                discard(connection, document_id)
+            withdraw(connection, document_id)
             set_item(connection, job_id, source_id, state, error)

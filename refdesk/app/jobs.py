@@ -1,17 +1,20 @@
 """Jobs as rows: what is to be done, who is doing it, how far it is. The API reads what is written here."""
 
+import hashlib
 import os
 import socket
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, and_, func, insert, select, update
 
 from refdesk import schema
 from refdesk.database import transaction
-from refdesk.retriever.documents import discard
+from refdesk.retriever.documents import withdraw
 
 LEASE_S = 30.0
 # A job that stops this often without getting any further is given up.
@@ -31,7 +34,8 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True)
 class JobItem:
-    """One document of a job. `state`: queued, done, unchanged, rejected, failed or cancelled."""
+    """One document of a job. `state`: queued, done, unchanged, superseded (a version of it that came later was
+    searchable first), rejected, failed or cancelled."""
 
     source_id: str
     document_id: str | None
@@ -139,7 +143,16 @@ def cancel_job(engine: Engine, job_id: str) -> Job:
 
 def worker_name() -> str:
     """A lease owner's name; it tells others on this host whether its process still lives."""
-    return f"{socket.gethostname()[:32]}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+    return f"{_host()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+
+
+def _host() -> str:
+    """Where process ids are counted: the same for two processes only if each sees the other's."""
+    facts = [socket.gethostname()]
+    with suppress(OSError):  # elsewhere than on Linux there are no containers to tell apart
+        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        facts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
 
 
 def claim(engine: Engine, owner: str, kind: str) -> str | None:
@@ -180,7 +193,7 @@ def _is_dead(owner: str, me: str) -> bool:
     if host != my_host:
         return False
     if pid == my_pid:
-        return owner != me  # an earlier process that had our number, as in a restarted container
+        return owner != me  # an earlier process that had our number
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
@@ -236,7 +249,7 @@ def finish(connection: Connection, job_id: str, *, error: str | None = None, sto
         select(_item.source_id, _item.document_id).where(_item.job_id == job_id, _item.state == "queued")
     ).all()
     for source_id, document_id in left:
-        discard(connection, document_id)
+        withdraw(connection, document_id)
         set_item(connection, job_id, source_id, "cancelled" if stopped else "failed", error)
     states = connection.execute(select(_item.state).where(_item.job_id == job_id)).scalars().all()
     failed = states.count("failed")

@@ -16,6 +16,7 @@ from refdesk.craft.raft import hold_out, make_lessons
 from refdesk.craft.recipe import DataRecipe
 from refdesk.eval import desk as evaluation
 from refdesk.eval.benchmarks import benchmark_folder
+from refdesk.eval.corpus import dataset_task
 from refdesk.eval.provenance import source_commit
 from refdesk.eval.runs import get_dataset
 from refdesk.eval.source_questions import (
@@ -128,7 +129,7 @@ def prepare_dataset(
 ) -> dict[str, Any]:
     """The same out of the training part of an uploaded data set. Raises UnknownDataset, InvalidDataset besides."""
     examples = dataset_examples(get_dataset(desk.engine, dataset_id))
-    name = f"dataset.{dataset_id[:8]}"
+    name = dataset_task(dataset_id)
     questions = source_questions(desk, name, examples, progress)
     desk.delete_collection(source_collection(name, examples))  # its documents are kept with the data set alone
     told = {"dataset": dataset_id, "questions": len(questions)}

@@ -4,6 +4,7 @@ A collection may be named by hand in the service, searched and deleted there; a 
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from refdesk.database import transaction
@@ -33,7 +34,18 @@ def collection_name(task: str, shared: Sequence[Document | DocumentFile]) -> str
 
 def dataset_collection(dataset_id: str) -> str:
     """Where the documents of an uploaded data set are kept."""
-    return f"eval.dataset.{dataset_id[:8]}"
+    return collection_name(dataset_task(dataset_id), ())
+
+
+def dataset_task(dataset_id: str) -> str:
+    """What an uploaded data set is called where a benchmark's name is expected."""
+    return f"dataset.{dataset_id[:8]}"
+
+
+def is_of_dataset(collection: str, dataset_id: str) -> bool:
+    """Whether a collection of this name was made of an uploaded data set: to answer from, or to train on."""
+    made = rf"eval\.(craft\.)?{re.escape(dataset_task(dataset_id))}(\.[0-9a-f]{{8}})?"
+    return re.fullmatch(made, collection) is not None
 
 
 def ensure_ingested(

@@ -121,24 +121,31 @@ def delete_run(engine: Engine, key: str) -> None:
         InvalidRun: it is not finished.
     """
     run = get_run(engine, key)
-    if run.state not in _FINISHED:
-        raise InvalidRun(f"run {run.id} is {run.state}; cancel it first")
     with transaction(engine) as connection:
-        connection.execute(delete(schema.job).where(_job.id == run.job_id))
+        _delete_runs(connection, _run.id == run.id)
 
 
 def delete_dataset(engine: Engine, dataset_id: str) -> None:
-    """Remove a data set with every run over it.
+    """Remove a data set with every run over it, or nothing.
 
     Raises:
         UnknownDataset: no such data set.
         InvalidRun: a run over it is not finished.
     """
     get_dataset_entry(engine, dataset_id)
-    for run in _read(engine, _run.dataset_id == dataset_id, limit=None):
-        delete_run(engine, run.id)
     with transaction(engine) as connection:
+        _delete_runs(connection, _run.dataset_id == dataset_id)
         connection.execute(delete(schema.dataset).where(_dataset.id == dataset_id))
+
+
+def _delete_runs(connection: Connection, condition: Any) -> None:
+    runs = connection.execute(
+        select(_run.id, _run.job_id, _job.state).join_from(schema.evaluation, schema.job).where(condition)
+    ).all()
+    for run in runs:
+        if run.state not in _FINISHED:
+            raise InvalidRun(f"run {run.id} is {run.state}; cancel it first")
+    connection.execute(delete(schema.job).where(_job.id.in_([run.job_id for run in runs])))
 
 
 def settings_of(run: Run) -> RunSettings:
@@ -196,7 +203,7 @@ def _entries(engine: Engine, condition: Any, *, limit: int) -> list[DatasetEntry
         return [DatasetEntry(**row._mapping) for row in connection.execute(statement)]
 
 
-def _read(engine: Engine, condition: Any, *, limit: int | None) -> list[Run]:
+def _read(engine: Engine, condition: Any, *, limit: int) -> list[Run]:
     done = (
         select(func.count()).where(_score.evaluation_id == _run.id).correlate(schema.evaluation).scalar_subquery()
     )

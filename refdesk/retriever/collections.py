@@ -102,6 +102,13 @@ def get_collection(engine: Engine, name: str) -> Collection:
     return Collection(**row._mapping)
 
 
+def collection_names(engine: Engine) -> dict[str, str]:
+    """The name of every collection by its id."""
+    with engine.connect() as connection:
+        rows = connection.execute(select(schema.collection.c.id, schema.collection.c.name))
+        return {row.id: row.name for row in rows}
+
+
 def list_collections(engine: Engine) -> list[tuple[Collection, dict[str, int]]]:
     """Every collection by name, each with its number of `documents` and `chunks` that are searchable."""
     document, chunk = schema.document.c, schema.chunk.c

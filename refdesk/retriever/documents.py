@@ -10,7 +10,7 @@ import uuid
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
 
@@ -23,6 +23,10 @@ from refdesk.retriever.parse import ParsedDocument
 
 _document = schema.document.c
 _SUMMARY = [column for column in schema.document.columns if column.name not in {"text", "starts"}]
+_VERSION = (_document.id, _document.content_hash, _document.created_at)
+
+Publication = Literal["done", "unchanged", "superseded"]
+"""What came of publishing: it is searchable; its content was already; a version that came later was already."""
 
 
 @dataclass(frozen=True)
@@ -109,37 +113,40 @@ def add_pending(
     return document_id
 
 
-def publish(connection: Connection, document_id: str) -> bool:
-    """Make a pending version the searchable one and drop the version before it.
+def publish(connection: Connection, document_id: str) -> Publication:
+    """Make a pending version the searchable one and drop the version before it; one that is searchable stays so.
 
-    Returns False, and drops the pending one instead, when the same content is searchable already.
+    The pending one is dropped instead when the same content, or a version that came later, is searchable already.
 
     Raises:
         UnknownDocument: the version was deleted meanwhile.
     """
-    row = connection.execute(
-        select(_document.collection_id, _document.source_id, _document.content_hash).where(
-            _document.id == document_id
-        )
-    ).one_or_none()
+    columns = (*_VERSION, _document.collection_id, _document.source_id, _document.ready)
+    row = connection.execute(select(*columns).where(_document.id == document_id)).one_or_none()
     if row is None:
         raise UnknownDocument(f"document {document_id!r} was deleted")
+    if row.ready:
+        return "done"
     ready = connection.execute(
-        select(_document.id, _document.content_hash).where(
-            _document.collection_id == row.collection_id,
-            _document.source_id == row.source_id,
-            _document.ready,
-        )
+        select(*_VERSION)
+        .where(_document.collection_id == row.collection_id, _document.source_id == row.source_id, _document.ready)
+        .with_for_update()
     ).one_or_none()
     if ready is not None and ready.content_hash == row.content_hash:
+        # It came again: what came in between may not replace it.
+        came = max(ready.created_at, row.created_at)
+        connection.execute(update(schema.document).where(_document.id == ready.id).values(created_at=came))
         discard(connection, document_id)
-        return False
+        return "unchanged"
+    if ready is not None and ready.created_at > row.created_at:
+        discard(connection, document_id)
+        return "superseded"
     if ready is not None:
         discard(connection, ready.id)
     connection.execute(update(schema.document).where(_document.id == document_id).values(ready=True))
     add_words(connection, row.collection_id, document_id)
     bump_revision(connection, row.collection_id)
-    return True
+    return "done"
 
 
 def discard(connection: Connection, document_id: str) -> None:
@@ -151,6 +158,13 @@ def discard(connection: Connection, document_id: str) -> None:
         remove_words(connection, searchable_in, document_id)
     connection.execute(delete(schema.chunk).where(schema.chunk.c.document_id == document_id))
     connection.execute(delete(schema.document).where(_document.id == document_id))
+
+
+def withdraw(connection: Connection, document_id: str) -> None:
+    """Remove a version that is on its way; nothing happens when it is searchable, or gone already."""
+    pending = select(_document.id).where(_document.id == document_id, _document.ready.is_(False))
+    if connection.execute(pending.with_for_update()).one_or_none() is not None:
+        discard(connection, document_id)
 
 
 def delete_document(engine: Engine, document: Document) -> None:

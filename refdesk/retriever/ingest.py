@@ -15,7 +15,7 @@ from refdesk import schema
 from refdesk.database import transaction
 from refdesk.retriever.chunk import chunk_text
 from refdesk.retriever.collections import HEADING_TOKENS, Collection
-from refdesk.retriever.documents import publish
+from refdesk.retriever.documents import Publication, publish
 from refdesk.retriever.errors import UnknownDocument
 
 # Chunks embedded between two commits: some seconds of work on two cores.
@@ -51,8 +51,25 @@ def ingest(
     collection: Collection,
     document_id: str,
     progress: Callable[[str, float], None] = lambda stage, share: None,
-) -> bool:
-    """Make a pending document searchable; returns False when its content was searchable already.
+) -> Publication:
+    """Make a pending document searchable: `prepare` it, then publish it.
+
+    Raises:
+        UnknownDocument: the document was deleted meanwhile.
+    """
+    prepare(engine, embedder, collection, document_id, progress)
+    with transaction(engine) as connection:
+        return publish(connection, document_id)
+
+
+def prepare(
+    engine: Engine,
+    embedder: PassageEmbedder,
+    collection: Collection,
+    document_id: str,
+    progress: Callable[[str, float], None],
+) -> None:
+    """Give a pending document its chunks and vectors, all that it lacks to be published.
 
     `progress(stage, share)` is called between commits, with the stage's name and the share of the
     document that is done; an exception that it raises stops the work there.
@@ -65,8 +82,6 @@ def ingest(
     progress("embed", 0.0)
     for num_left in _embed_chunks(engine, embedder, document_id):
         progress("embed", 1.0 - num_left / num_chunks)
-    with transaction(engine) as connection:
-        return publish(connection, document_id)
 
 
 def _write_chunks(engine: Engine, embedder: PassageEmbedder, collection: Collection, document_id: str) -> int:

@@ -1,10 +1,14 @@
 """Jobs: leases, cancelling, and what is left of work that stopped half-way."""
 
+import os
+import socket
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select, update
+from sqlalchemy.exc import OperationalError
 
 from refdesk import schema
 from refdesk.app.ingestion import Ingestion
@@ -18,12 +22,13 @@ from refdesk.app.jobs import (
     get_job,
     list_jobs,
     renew,
+    set_item,
     worker_name,
 )
 from refdesk.app.worker import Worker
 from refdesk.database import transaction
 from refdesk.retriever.collections import Collection
-from refdesk.retriever.documents import get_document, list_documents
+from refdesk.retriever.documents import document_text, get_document, list_documents
 from refdesk.retriever.errors import InvalidUpload, UnreadableDocument
 from refdesk.retriever.index import VectorIndex
 from refdesk.retriever.store import ChunkStore
@@ -48,6 +53,15 @@ def uploads(*names: str) -> list[Upload]:
 def pending(engine: Engine) -> int:
     with engine.connect() as connection:
         return int(connection.execute(select(func.count()).where(schema.document.c.ready.is_(False))).scalar_one())
+
+
+def expire_leases(engine: Engine) -> None:
+    with transaction(engine) as connection:
+        connection.execute(update(schema.job).values(lease_until=time.time() - 1))
+
+
+def text_of(engine: Engine, collection: Collection, source_id: str) -> str:
+    return document_text(engine, get_document(engine, collection, source_id).id)
 
 
 def test_a_job_makes_its_documents_searchable(engine: Engine, collection: Collection, worker: Worker) -> None:
@@ -75,11 +89,26 @@ def test_a_job_of_a_dead_process_or_an_expired_lease_is_taken_over(engine: Engin
     assert claim(engine, f"{host}/999999999/x", "ingest") == job_id
     assert claim(engine, me, "ingest") == job_id
     assert claim(engine, "elsewhere/1/x", "ingest") is None
-    with transaction(engine) as connection:
-        connection.execute(update(schema.job).values(lease_until=time.time() - 1))
+    expire_leases(engine)
     assert claim(engine, "elsewhere/1/x", "ingest") == job_id
     with pytest.raises(LeaseLost):
         renew(engine, job_id, me)
+
+
+@pytest.mark.parametrize("told_apart_by", ["host", "container"])
+def test_a_living_worker_elsewhere_is_not_taken_for_a_dead_one_here(
+    engine: Engine, collection: Collection, monkeypatch: pytest.MonkeyPatch, told_apart_by: str
+) -> None:
+    take_in(engine, collection, uploads("a.txt"), max_bytes=LIMIT)
+    names = []
+    for suffix in ("x7k2p", "m4q9z"):  # each has the process id that this one has
+        if told_apart_by == "host":
+            monkeypatch.setattr(socket, "gethostname", lambda s=suffix: f"refdesk-ingestion-of-the-library-{s}")
+        else:
+            monkeypatch.setattr(os, "readlink", lambda path, s=suffix: f"pid:[{s}]")
+        names.append(worker_name())
+    assert claim(engine, names[0], "ingest") is not None
+    assert claim(engine, names[1], "ingest") is None
 
 
 def test_a_job_that_never_gets_further_is_given_up(engine: Engine, collection: Collection) -> None:
@@ -122,6 +151,39 @@ def test_cancelling_a_running_job_keeps_what_is_done(
     assert job.state == "cancelled"
     assert [item.state for item in job.items] == ["done", "cancelled"]
     assert [d.source_id for d in list_documents(engine, collection, limit=10)] == ["a.txt"]
+    assert pending(engine) == 0
+
+
+class _Broken:
+    """`set_item` of a database that goes away just before a version is noted as searchable, once."""
+
+    def __init__(self) -> None:
+        self.broke = False
+
+    def __call__(self, *noted: Any) -> None:
+        if not self.broke:
+            self.broke = True
+            raise OperationalError("UPDATE job_item", {}, ConnectionError("gone"))
+        set_item(*noted)
+
+
+@pytest.mark.parametrize("then", ["resumed", "cancelled"])
+def test_a_document_is_whole_whatever_breaks_between_its_publication_and_the_note_of_it(
+    engine: Engine, collection: Collection, worker: Worker, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    take_in(engine, collection, [Upload("a.txt", b"First.")], max_bytes=LIMIT)
+    worker.run_one()
+    job_id = take_in(engine, collection, [Upload("a.txt", b"Second.")], max_bytes=LIMIT).job_id
+    monkeypatch.setattr("refdesk.app.ingestion.set_item", _Broken())
+    with pytest.raises(OperationalError):
+        worker.run_one()
+    if then == "cancelled":
+        cancel_job(engine, job_id)
+    expire_leases(engine)
+    worker.run_one()
+    job = get_job(engine, job_id)
+    expected = ("succeeded", "done", "Second.") if then == "resumed" else ("cancelled", "cancelled", "First.")
+    assert (job.state, job.items[0].state, text_of(engine, collection, "a.txt")) == expected
     assert pending(engine) == 0
 
 
@@ -195,3 +257,18 @@ def test_versions_are_made_in_the_order_they_came(engine: Engine, collection: Co
     states = [job.items[0].state for job in reversed(list_jobs(engine, 10))]
     assert states == ["done", "done", "done"]
     assert get_document(engine, collection, "a.txt").num_characters == len("First.")
+
+
+def test_a_version_that_was_held_up_does_not_replace_a_later_one(
+    engine: Engine, collection: Collection, worker: Worker
+) -> None:
+    held_up = take_in(engine, collection, [Upload("a.txt", b"First.")], max_bytes=LIMIT).job_id
+    assert claim(engine, "elsewhere/1/x", "ingest") == held_up
+    take_in(engine, collection, [Upload("a.txt", b"Second.")], max_bytes=LIMIT)
+    worker.run_one()
+    expire_leases(engine)
+    worker.run_one()
+    job = get_job(engine, held_up)
+    assert (job.state, job.items[0].state) == ("succeeded", "superseded")
+    assert text_of(engine, collection, "a.txt") == "Second."
+    assert pending(engine) == 0

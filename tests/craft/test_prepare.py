@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 
-from refdesk.app.lessons import LESSONS, VALIDATION, prepare
+from refdesk.app.lessons import LESSONS, VALIDATION, prepare, prepare_dataset
 from refdesk.app.settings import Settings
 from refdesk.craft.card import CARD, describe, read_card
 from refdesk.craft.errors import InvalidRecipe
 from refdesk.craft.lesson import Lesson, read_lessons
 from refdesk.craft.question import normal
 from refdesk.craft.recipe import DataRecipe
+from refdesk.eval.runs import add_dataset
 from refdesk.eval.source_questions import TaskSource, kept_back
 from refdesk.reader.model import ReaderModel
+from refdesk.retriever.collections import collection_names
 from tests.craft.benchmarks import write_all
-from tests.eval.conftest import SmallDesk
+from tests.craft.worlds import Killed, hall
+from tests.eval.conftest import SmallDesk, jsonl
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -155,3 +158,27 @@ def test_nothing_to_learn_is_refused_and_nothing_is_written(
             lambda stage, done, total: None,
         )
     assert not (tmp_path / "lessons").exists()
+
+
+def test_documents_of_a_training_that_was_stopped_go_with_their_data_set(
+    open_desk: Callable[[Path], SmallDesk], tmp_path: Path
+) -> None:
+    desk = open_desk(tmp_path / "one")
+    documents = [{"title": hall(n).title, "text": hall(n).text, "gold": True} for n in range(10)]
+    rows = [
+        {"question": f"Who keeps hall {n}?", "answers": [f"Keeper{n}"], "documents": [document]}
+        for n, document in enumerate(documents)
+    ]
+    dataset_id = add_dataset(desk.engine, "halls.jsonl", jsonl(*rows))
+
+    def stop(stage: str, _done: int, _total: int) -> None:
+        if stage == "retrieve":
+            raise Killed
+
+    with pytest.raises(Killed):
+        prepare_dataset(desk, dataset_id, RECIPE, tmp_path / "lessons", stop)
+    kept = "eval.craft.dataset.another.1234abcd"
+    desk.create_collection(kept)
+    assert len(collection_names(desk.engine)) == 2
+    desk.delete_dataset(dataset_id)
+    assert list(collection_names(desk.engine).values()) == [kept]

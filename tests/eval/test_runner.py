@@ -312,6 +312,14 @@ def test_a_data_set_is_deleted_with_its_runs_and_documents(desk: SmallDesk, harr
         desk.delete_dataset(run.dataset or "")
 
 
+def test_a_data_set_with_a_run_to_come_keeps_all_its_runs(desk: SmallDesk, harrow: bytes) -> None:
+    waiting, over = begin(desk, harrow), begin(desk, harrow)
+    cancel_run(desk.engine, over.id)
+    with pytest.raises(InvalidRun, match=f"run {waiting.id} is queued; cancel it first"):
+        desk.delete_dataset(over.dataset or "")
+    assert [one.id for one in list_runs(desk.engine, 10)] == [over.id, waiting.id]
+
+
 def test_the_worker_does_runs_and_a_cancelled_one_keeps_what_it_has(desk: SmallDesk) -> None:
     rows = [ROWS[0] | {"id": str(number)} for number in range(200)]
     cancelled, whole = begin(desk, jsonl(*rows)), begin(desk, jsonl(*rows[:3]))

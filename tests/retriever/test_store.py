@@ -1,6 +1,7 @@
 """Documents in, passages out: versions, spans, and an index that follows SQL whatever happens to it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from refdesk.retriever.documents import (
     document_text,
     get_document,
     list_documents,
+    withdraw,
 )
 from refdesk.retriever.errors import (
     CollectionExists,
@@ -82,10 +84,35 @@ def test_new_content_replaces_the_old_and_equal_content_changes_nothing(
     put(engine, collection, word_embedder, "a.txt", "The cat sat on the mat.")
     first = get_document(engine, collection, "a.txt")
     assert put(engine, collection, word_embedder, "a.txt", "The cat sat on the mat.") != first.id
-    assert get_document(engine, collection, "a.txt") == first
+    again = get_document(engine, collection, "a.txt")
+    assert again == replace(first, created_at=again.created_at)
     put(engine, collection, word_embedder, "a.txt", "The dog ran away.")
     assert [hit.text for hit in store.retrieve("cat", 10)] == ["The dog ran away."]
     assert len(list_documents(engine, collection, limit=10)) == 1
+
+
+def test_what_came_last_stays_whichever_is_ready_last(
+    engine: Engine, collection: Collection, word_embedder: WordEmbedder
+) -> None:
+    first, second = (pend(engine, collection, "a.txt", text) for text in ("The cat.", "The dog."))
+    assert ingest(engine, word_embedder, collection, second) == "done"
+    assert ingest(engine, word_embedder, collection, first) == "superseded"
+    assert get_document(engine, collection, "a.txt").id == second
+    between, again = (pend(engine, collection, "a.txt", text) for text in ("The owl.", "The dog."))
+    assert ingest(engine, word_embedder, collection, again) == "unchanged"
+    assert ingest(engine, word_embedder, collection, between) == "superseded"
+    assert get_document(engine, collection, "a.txt").id == second
+
+
+def test_a_version_that_is_searchable_stays_when_it_is_published_or_withdrawn_again(
+    engine: Engine, collection: Collection, store: ChunkStore, word_embedder: WordEmbedder
+) -> None:
+    document_id = put(engine, collection, word_embedder, "a.txt", "The cat sat on the mat.")
+    assert ingest(engine, word_embedder, collection, document_id) == "done"
+    with transaction(engine) as connection:
+        withdraw(connection, document_id)
+    assert get_document(engine, collection, "a.txt").id == document_id
+    assert [hit.text for hit in store.retrieve("cat", 10, search="lexical")] == ["The cat sat on the mat."]
 
 
 def test_a_pending_version_is_not_searched_and_the_old_one_still_is(

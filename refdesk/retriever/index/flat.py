@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import faiss
@@ -89,3 +90,13 @@ class FaissIndex:
             for file in (self._path, *self._path.parent.glob(f"{self._path.stem}.*.tmp")):  # a killed flush's too
                 file.unlink(missing_ok=True)
             self._index.reset()
+
+    @staticmethod
+    def sweep(folder: Path, known: Callable[[], Container[str]]) -> None:
+        """Remove the files in `folder` whose index is not `known` by name. That is asked after they are listed, so
+        that an index that is made meanwhile stays."""
+        files = [*folder.glob("*.faiss"), *folder.glob("*.tmp")]
+        names = known()
+        for file in files:
+            if file.name.split(".")[0] not in names:
+                file.unlink(missing_ok=True)
