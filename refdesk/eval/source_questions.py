@@ -2,7 +2,7 @@
 them."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from refdesk.eval.dataset import Dataset
 from refdesk.eval.desk import Desk
 from refdesk.eval.errors import InvalidDataset
 from refdesk.eval.example import Example
-from refdesk.eval.part import Part, is_in
+from refdesk.eval.part import Part, is_in, texts_of
 from refdesk.eval.task import Task
 from refdesk.eval.tasks import find_task
 from refdesk.reader.passage import Passage
@@ -54,43 +54,45 @@ class TaskSource:
 
 @dataclass(frozen=True, slots=True)
 class KeptBack:
-    """What is used to evaluate: `questions`, by their words, and the `titles` of the documents that answer
-    them."""
+    """What is used to evaluate: `questions`, by their words, and the `texts` that they are about."""
 
     questions: frozenset[str]
-    titles: frozenset[str]
+    texts: frozenset[str]
+
+    @classmethod
+    def of(cls, examples: Iterable[Example]) -> "KeptBack":
+        """What these examples ask, and what about."""
+        kept = list(examples)
+        return cls(
+            frozenset(normal(example.question) for example in kept),
+            frozenset(text for example in kept for text in texts_of(example)),
+        )
 
     def holds(self, example: Example) -> bool:
-        """Whether the example asks one of the questions, or about one of the documents."""
-        return normal(example.question) in self.questions or not self.titles.isdisjoint(_gold_titles(example))
+        """Whether the example asks one of the questions, or about one of the texts."""
+        return normal(example.question) in self.questions or not self.texts.isdisjoint(texts_of(example))
 
 
 def kept_back(sources: list[TaskSource], data: Path) -> KeptBack:
     """The validation parts of these benchmarks, and all of `nq`."""
     names = dict.fromkeys(source.task for source in sources if source.part == "train")
     held = [TaskSource("nq", part="all"), *(TaskSource(name, part="validation") for name in names)]
-    examples = [example for source in held for example in source.examples(data)]
-    return KeptBack(
-        frozenset(normal(example.question) for example in examples),
-        frozenset(title for example in examples for title in _gold_titles(example)),
-    )
-
-
-def _gold_titles(example: Example) -> set[str]:
-    gold = {span.document_id for span in example.gold}
-    return {document.title for document in example.documents if document.id in gold and document.title}
+    return KeptBack.of(example for source in held for example in source.examples(data))
 
 
 def dataset_examples(dataset: Dataset) -> list[Example]:
-    """What may be trained on of an uploaded data set; evaluate on its part `validation`.
+    """What may be trained on of an uploaded data set: it shares no question and no text with the part `validation`,
+    which is there to evaluate on.
 
     Raises:
-        InvalidDataset: its questions have no documents that are marked as gold.
+        InvalidDataset: no question that is left has a document that is marked as gold.
     """
-    found = [example for example in dataset.examples(Path()) if is_in("train", "dataset", example)]
+    held = KeptBack.of(example for example in dataset.rows if is_in("validation", "dataset", example))
+    found = [e for e in dataset.rows if is_in("train", "dataset", e) and not held.holds(e)]
     if not any(example.gold for example in found):
         raise InvalidDataset(
-            'no question to train on has a document marked "gold": true; expected those that hold the answer'
+            'no question to train on has a document marked "gold": true that no question kept back to validate is'
+            " about; expected some that do"
         )
     return found
 
