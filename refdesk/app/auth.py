@@ -52,8 +52,8 @@ def is_loopback(host: str) -> bool:
 def _check_local(listens: str, asked: str) -> None:
     if not is_loopback(listens):
         raise Unauthorized(
-            f"the service listens on {listens}, which is not loopback, and no API key exists; expected a known key:"
-            " make one by refdesk keys add NAME --scope admin"
+            f"the service listens on {listens}, which is not loopback, and no API key exists;"
+            " expected a key that was made by refdesk keys add NAME"
         )
     # A web page may give its own name the address 127.0.0.1 (DNS rebinding); the browser still sends that name.
     if not is_loopback(_host_name(asked)):

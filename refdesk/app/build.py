@@ -34,7 +34,7 @@ from refdesk.compressor.options import CompressionOptions
 from refdesk.craft.card import read_card
 from refdesk.craft.errors import AdapterBusy
 from refdesk.database import open_database
-from refdesk.eval.corpus import dataset_collection
+from refdesk.eval.corpus import dataset_collections
 from refdesk.eval.plan import RunSettings
 from refdesk.eval.run import Run
 from refdesk.eval.runs import delete_dataset
@@ -311,8 +311,9 @@ class Desk:
     def delete_dataset(self, dataset_id: str) -> None:
         """Remove a data set, every run over it, and its documents. Raises UnknownDataset, InvalidRun."""
         delete_dataset(self.engine, dataset_id)
-        with contextlib.suppress(UnknownCollection):
-            self.delete_collection(dataset_collection(dataset_id))
+        for name in dataset_collections(self.engine, dataset_id):
+            with contextlib.suppress(UnknownCollection):
+                self.delete_collection(name)
 
     def qa(self, collection_name: str) -> QA:
         """Question answering over a collection. Raises UnknownCollection, EmbedderMismatch."""

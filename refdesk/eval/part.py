@@ -15,8 +15,8 @@ Part = Literal["all", "train", "validation"]
 _VALIDATION_SHARE = 0.2
 # Of small sets more is kept back, else too little could be said of them.
 _OWN_SHARE = {"pubmedqa": 0.6, "hotpotqa": 0.5, "musique": 0.5, "covidqa": 0.3}
-# Known before, whatever the hash says: nq's questions are rows 301 to 441 of nq-oracle; on the other one the adapter
-# that is shipped was trained.
+# Known before, whatever the hash says: nq's questions are rows 301 to 441 of nq-oracle; on the other one the
+# adapter that is shipped was trained.
 _KNOWN_KEPT_BACK = {
     "nq-oracle": dict.fromkeys((f"nq-{number}" for number in range(301, 442)), True),
     "musique": {"2hop__6584_6587": False},

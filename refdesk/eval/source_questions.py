@@ -12,7 +12,7 @@ from refdesk.eval.corpus import collection_name, ensure_ingested
 from refdesk.eval.dataset import Dataset
 from refdesk.eval.desk import Desk
 from refdesk.eval.errors import InvalidDataset
-from refdesk.eval.example import Example
+from refdesk.eval.example import Example, documents_of
 from refdesk.eval.part import Part, is_in, texts_of
 from refdesk.eval.task import Task
 from refdesk.eval.tasks import find_task
@@ -81,8 +81,8 @@ def kept_back(sources: list[TaskSource], data: Path) -> KeptBack:
 
 
 def dataset_examples(dataset: Dataset) -> list[Example]:
-    """What may be trained on of an uploaded data set: it shares no question and no text with the part `validation`,
-    which is there to evaluate on.
+    """What may be trained on of an uploaded data set: it shares no question and no text with the part
+    `validation`, which is there to evaluate on.
 
     Raises:
         InvalidDataset: no question that is left has a document that is marked as gold.
@@ -103,9 +103,9 @@ def source_questions(
     """The questions, with their passages. Left out are those with a very long answer, and those whose answer
     stands in no single passage, unless the gold passage as a whole is short."""
     examples = [example for example in examples if example.documents]
-    documents = {document.id: document for example in examples for document in example.documents}
-    name = source_collection(task, examples)
-    ensure_ingested(desk, name, documents.values(), lambda stage: progress(stage, 0, len(examples)))
+    documents = documents_of(examples)
+    name = collection_name(f"craft.{task}", documents)
+    ensure_ingested(desk, name, documents, lambda stage: progress(stage, 0, len(examples)))
     retrieve = desk.retriever(name, "hybrid")
     found = []
     for number, example in enumerate(examples):
@@ -114,13 +114,6 @@ def source_questions(
         if question is not None:
             found.append(question)
     return found
-
-
-def source_collection(task: str, examples: Sequence[Example]) -> str:
-    """Where the documents of these examples are searched. Named by what is in it: what is found for a question
-    must not hang on what else was prepared before."""
-    documents = {document.id: document for example in examples for document in example.documents}
-    return collection_name(f"craft.{task}", list(documents.values()))
 
 
 def _source_question(task: str, example: Example, retrieve: Retrieve) -> SourceQuestion | None:

@@ -86,9 +86,7 @@ def ask(tmp_path: Path) -> Iterator[Ask]:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "desk.example"])
-def test_the_last_key_that_goes_opens_no_service_that_others_reach(
-    ask: Ask, address: str, tmp_path: Path
-) -> None:
+def test_the_last_key_that_goes_opens_no_service_that_others_reach(ask: Ask, address: str, tmp_path: Path) -> None:
     engine = open_database(f"sqlite:///{tmp_path / 'refdesk.db'}")
     bearer = f"Bearer {add_key(engine, 'alice', 'read')}"
     assert ask("/v1/collections", address, host="desk.example", authorization=bearer).status_code == 200

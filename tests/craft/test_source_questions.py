@@ -262,7 +262,9 @@ def test_a_question_about_a_document_that_answers_a_kept_one_is_held(data: Path)
     title = example.documents[0].title
     assert KeptBack(frozenset(), frozenset({title, "Another"})).holds(example)
     assert not KeptBack(frozenset(), frozenset({"Another", ""})).holds(example)
-    assert KeptBack(frozenset(), frozenset({title})).holds(replace(example, gold=()))  # nobody knows what answers it
+    assert KeptBack(frozenset(), frozenset({title})).holds(
+        replace(example, gold=())
+    )  # nobody knows what answers it
 
 
 def test_progress_is_told_and_may_stop_the_work(desk: SmallDesk, data: Path) -> None:
