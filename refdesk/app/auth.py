@@ -1,7 +1,9 @@
-"""Who may do what: open while no API key exists (and then on loopback only), by bearer key afterwards."""
+"""Who may do what: by bearer key; while no API key exists everything is open, and then on loopback only."""
 
+import ipaddress
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio.to_thread
 from litestar.connection import ASGIConnection
@@ -17,15 +19,17 @@ class Unauthorized(Exception):
 
 
 class Forbidden(Exception):
-    """A key whose scope does not reach."""
+    """A key whose scope does not reach, or no key and another host than loopback."""
 
 
 def require(scope: str) -> Guard:
     """A guard that lets pass who may `read` or `admin`; an admin key may do both."""
 
     async def guard(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
-        engine = connection.app.state.desk.engine
+        desk = connection.app.state.desk
+        engine = desk.engine
         if not await anyio.to_thread.run_sync(any_key, engine):
+            _check_local(desk.settings.host, connection.headers.get("host", ""))
             return
         kind, _, secret = connection.headers.get("authorization", "").partition(" ")
         held = await anyio.to_thread.run_sync(scope_of, engine, secret) if kind.lower() == "bearer" else None
@@ -35,3 +39,32 @@ def require(scope: str) -> Guard:
             raise Forbidden(f"this key has the scope {held!r}; expected {scope!r}")
 
     return guard
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this address or name is the machine itself, without asking a name server."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_local(listens: str, asked: str) -> None:
+    if not is_loopback(listens):
+        raise Unauthorized(
+            f"the service listens on {listens}, which is not loopback, and no API key exists;"
+            " expected a key that was made by refdesk keys add NAME"
+        )
+    # A web page may give its own name the address 127.0.0.1 (DNS rebinding); the browser still sends that name.
+    if not is_loopback(_host_name(asked)):
+        raise Forbidden(
+            f"the header Host is {asked!r}; expected localhost or a loopback address, for no API key exists"
+        )
+
+
+def _host_name(host: str) -> str:
+    """The name in a Host header, without its port and brackets; empty if there is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""

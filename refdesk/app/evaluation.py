@@ -10,12 +10,13 @@ from refdesk.app.worker import Progress, Stopping
 from refdesk.database import transaction
 from refdesk.eval.desk import Desk
 from refdesk.eval.errors import EvaluationError
-from refdesk.eval.plan import RunSettings, make_plan
+from refdesk.eval.plan import Plan, RunSettings, make_plan
 from refdesk.eval.run import Run
 from refdesk.eval.runner import do_run
 from refdesk.eval.runs import add_run, get_dataset, get_run, run_of_job, settings_of
 from refdesk.reader.errors import EngineClosed, ReaderError
-from refdesk.retriever.collections import get_collection
+from refdesk.retriever.collections import Collection, get_collection
+from refdesk.retriever.documents import get_document
 from refdesk.retriever.errors import RetrieverError
 
 
@@ -49,16 +50,23 @@ def start_runs(engine: Engine, wanted: Sequence[RunSettings], dataset_id: str | 
     Raises:
         EvaluationError: a task, the data or a setting is at fault.
         UnknownCollection: the collection to ask is not there.
+        UnknownDocument: it does not hold what the pipeline is to search.
     """
     dataset = None if dataset_id is None else get_dataset(engine, dataset_id)
     plans = [make_plan(settings, dataset) for settings in wanted]
-    for settings in wanted:
-        if settings.collection is not None:
-            get_collection(engine, settings.collection)
+    for plan in plans:
+        if plan.settings.collection is not None:
+            _check_held(engine, get_collection(engine, plan.settings.collection), plan)
     with transaction(engine) as connection:
         jobs = [add_job(connection, "evaluate", None, [], len(plan.examples)) for plan in plans]
         ids = [add_run(connection, job, plan, dataset_id) for job, plan in zip(jobs, plans, strict=True)]
     return [get_run(engine, run_id) for run_id in ids]
+
+
+def _check_held(engine: Engine, collection: Collection, plan: Plan) -> None:
+    if plan.pipeline.needs == "relevance":
+        for source_id in dict.fromkeys(one for example in plan.examples for one in example.relevance):
+            get_document(engine, collection, source_id)
 
 
 def cancel_run(engine: Engine, key: str) -> Run:

@@ -16,14 +16,14 @@ from refdesk.craft.raft import hold_out, make_lessons
 from refdesk.craft.recipe import DataRecipe
 from refdesk.eval import desk as evaluation
 from refdesk.eval.benchmarks import benchmark_folder
-from refdesk.eval.corpus import dataset_task
+from refdesk.eval.corpus import collection_name, dataset_task
+from refdesk.eval.example import documents_of
 from refdesk.eval.provenance import source_commit
 from refdesk.eval.runs import get_dataset
 from refdesk.eval.source_questions import (
     TaskSource,
     dataset_examples,
     kept_back,
-    source_collection,
     source_questions,
 )
 from refdesk.reader.passage import Passage
@@ -131,7 +131,8 @@ def prepare_dataset(
     examples = dataset_examples(get_dataset(desk.engine, dataset_id))
     name = dataset_task(dataset_id)
     questions = source_questions(desk, name, examples, progress)
-    desk.delete_collection(source_collection(name, examples))  # its documents are kept with the data set alone
+    # Its documents are kept with the data set alone.
+    desk.delete_collection(collection_name(f"craft.{name}", documents_of(examples)))
     told = {"dataset": dataset_id, "questions": len(questions)}
     return _write_of(desk, folder, questions, recipe, told)
 

@@ -3,14 +3,12 @@
 A collection may be named by hand in the service, searched and deleted there; a run that needs it makes it again.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 
 from refdesk.database import transaction
 from refdesk.eval.desk import Desk
-from refdesk.eval.errors import MissingData
-from refdesk.eval.example import Document, DocumentFile
+from refdesk.eval.example import Document, DocumentFile, content_digest
 from refdesk.retriever.collections import Collection, get_collection
 from refdesk.retriever.documents import add_pending, content_hash, document_text, get_document, is_current
 from refdesk.retriever.ingest import ingest
@@ -21,20 +19,10 @@ Progress = Callable[[str], None]
 """Called often with what is being done; it raises what stops the work."""
 
 
-def collection_name(task: str, shared: Sequence[Document | DocumentFile]) -> str:
-    """Where a task's documents are kept. A corpus that questions share is named by what is in it, because each of
-    its documents may be found for each question."""
-    if not shared:
-        return f"eval.{task}"
-    digest = hashlib.sha256()
-    for document in shared:
-        digest.update(f"{document.id}\0".encode() + _content(document) + b"\0")
-    return f"eval.{task}.{digest.hexdigest()[:8]}"
-
-
-def dataset_collection(dataset_id: str) -> str:
-    """Where the documents of an uploaded data set are kept."""
-    return collection_name(dataset_task(dataset_id), ())
+def collection_name(task: str, documents: Iterable[Document | DocumentFile]) -> str:
+    """Where these documents of a task are searched. Named by what is in it: what is found for a question must not
+    hang on what else was evaluated or prepared before."""
+    return f"eval.{task}.{content_digest(documents)[:8]}"
 
 
 def dataset_task(dataset_id: str) -> str:
@@ -57,7 +45,7 @@ def ensure_ingested(
     changed = False
     for document in documents:
         progress("index")
-        content = _content(document)
+        content = document.content()
         digest = content_hash(content)
         with desk.engine.connect() as connection:
             if is_current(connection, collection.id, document.id, digest):
@@ -87,12 +75,3 @@ def texts(desk: Desk, name: str, shared: Sequence[Document | DocumentFile]) -> d
         stored = get_document(desk.engine, collection, document.id)
         found[document.id] = Document(document.id, stored.title, document_text(desk.engine, stored.id))
     return found
-
-
-def _content(document: Document | DocumentFile) -> bytes:
-    if isinstance(document, Document):
-        return f"{document.title}\0{document.text}".encode()
-    try:
-        return document.path.read_bytes()
-    except OSError as error:
-        raise MissingData(f"{document.path} cannot be read: {error}") from error

@@ -1,9 +1,11 @@
 """A question of a benchmark, with what is known of its answer."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from refdesk.eval.errors import MissingData
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,10 @@ class Document:
         """A document named by its content: the same text in two questions is the same document."""
         return cls(hashlib.sha256(f"{title}\0{text}".encode()).hexdigest()[:20], title, text)
 
+    def content(self) -> bytes:
+        """All that makes another document of it, but the id."""
+        return f"{self.title}\0{self.text}".encode()
+
 
 @dataclass(frozen=True, slots=True)
 class DocumentFile:
@@ -26,6 +32,21 @@ class DocumentFile:
 
     id: str
     path: Path
+
+    def content(self) -> bytes:
+        """The file's. Raises MissingData, naming the file."""
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise MissingData(f"{self.path} cannot be read: {error}") from error
+
+
+def content_digest(documents: Iterable[Document | DocumentFile]) -> str:
+    """Of the ids and contents of these documents, in their order. Raises MissingData."""
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(hashlib.sha256(document.id.encode()).digest() + hashlib.sha256(document.content()).digest())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +82,8 @@ class Example:
     answerable: bool = True
     facts: Mapping[str, str | int | float] = field(default_factory=dict)
     guiding: tuple[str, ...] = ()
+
+
+def documents_of(examples: Iterable[Example]) -> tuple[Document, ...]:
+    """What these questions are asked about, each document once."""
+    return tuple({document.id: document for example in examples for document in example.documents}.values())

@@ -58,14 +58,16 @@ Select = Callable[[Example, Workbench], Retrieve]
 
 @dataclass(frozen=True)
 class Pipeline:
-    """`sees_question`: what the reader sees depends on the question. `indexed`: documents are ingested, and found
-    by search; otherwise they are given, and where they do not all fit the window the question has no answer,
-    rather than one from what is left. `needs`: what must be known of a question, `gold` or `relevance`."""
+    """`sees_question`: what the reader sees depends on the question. `indexed`: documents are ingested, and
+    found by search; otherwise they are given, and where they do not all fit the window the question has no
+    answer, rather than one from what is left. `ranks`: they come best first. `needs`: what must be known of a
+    question, `gold` or `relevance`."""
 
     summary: str
     sees_question: bool
     select: Select
     indexed: bool = False
+    ranks: bool = False
     needs: Literal["", "gold", "relevance"] = ""
     closed_book: bool = False
 
@@ -176,9 +178,14 @@ PIPELINES: dict[str, Pipeline] = {
         needs="gold",
     ),
     "truncation": Pipeline("the first and the last half of the budget, the middle cut out", False, _truncation),
-    "top_k": Pipeline("the k best chunks, as the service retrieves them", True, _top_k, indexed=True),
+    "top_k": Pipeline("the k best chunks, as the service retrieves them", True, _top_k, indexed=True, ranks=True),
     "top_k_gold": Pipeline(
-        "the k best chunks of the relevant documents", True, _top_k_gold, indexed=True, needs="relevance"
+        "the k best chunks of the relevant documents",
+        True,
+        _top_k_gold,
+        indexed=True,
+        ranks=True,
+        needs="relevance",
     ),
     "full": Pipeline(
         "every document, in order; no answer if they do not fit the window, unless compressed or thinned",

@@ -12,8 +12,8 @@ from refdesk.compressor.options import compression_options
 from refdesk.eval.benchmarks import benchmark_folder
 from refdesk.eval.dataset import Dataset
 from refdesk.eval.errors import InvalidRun, UnknownPipeline
-from refdesk.eval.example import Document, DocumentFile, Example
-from refdesk.eval.metrics import check_metrics
+from refdesk.eval.example import Document, DocumentFile, Example, content_digest, documents_of
+from refdesk.eval.metrics import METRICS, check_metrics
 from refdesk.eval.part import Part, check_part, is_in
 from refdesk.eval.pipelines import PIPELINES, Pipeline
 from refdesk.eval.task import Task
@@ -65,7 +65,8 @@ class RunSettings:
 class Plan:
     """A run that can be done: `settings` with every default filled in, and the questions in their order.
 
-    `data_digest`: of the questions and what is known of them; a run is gone on with only over the same.
+    `documents`: what the questions are asked about, each once. `data_digest`: of these, the questions and all that
+    is known of them; a run is gone on with only over the same.
     """
 
     settings: RunSettings
@@ -74,6 +75,7 @@ class Plan:
     metrics: tuple[str, ...]
     examples: tuple[Example, ...]
     corpus: tuple[Document | DocumentFile, ...]
+    documents: tuple[Document | DocumentFile, ...]
     data_digest: str
 
     @property
@@ -94,8 +96,9 @@ def make_plan(settings: RunSettings, dataset: Dataset | None = None) -> Plan:
     """
     task = find_task(settings.task, dict(settings.task_options)) if dataset is None else dataset
     pipeline = _pipeline(settings, task)
-    metrics = task.metrics if settings.metrics is None else check_metrics(settings.metrics)
     _check_numbers(settings, task)
+    k = settings.k or (_RANKING_K if task.retrieval_only else _DEFAULT_K)
+    metrics = _metrics(settings, task, k)
     data = Path() if dataset is not None else benchmark_folder(settings.benchmarks)
     corpus = tuple(task.corpus(data))
     check_part(settings.part)
@@ -112,20 +115,21 @@ def make_plan(settings: RunSettings, dataset: Dataset | None = None) -> Plan:
     filled = replace(
         settings,
         task_options=task.options(),
-        k=settings.k or (_RANKING_K if task.retrieval_only else _DEFAULT_K),
+        k=k,
         max_new_tokens=settings.max_new_tokens or task.max_new_tokens,
         form=settings.form or task.form,
         metrics=metrics,
     )
-    return Plan(filled, task, pipeline, metrics, examples, corpus, _digest(examples, corpus))
+    documents = corpus or documents_of(examples)
+    return Plan(filled, task, pipeline, metrics, examples, corpus, documents, _digest(examples, documents))
 
 
 def _pipeline(settings: RunSettings, task: Task) -> Pipeline:
     if settings.pipeline not in PIPELINES:
         raise UnknownPipeline(f"unknown pipeline {settings.pipeline!r}; known: {', '.join(PIPELINES)}")
     pipeline = PIPELINES[settings.pipeline]
-    if task.retrieval_only and not pipeline.indexed:
-        fitting = ", ".join(name for name, other in PIPELINES.items() if other.indexed)
+    if task.retrieval_only and not pipeline.ranks:
+        fitting = ", ".join(name for name, other in PIPELINES.items() if other.ranks)
         raise UnknownPipeline(
             f"{settings.task} measures retrieval alone; {settings.pipeline!r} does not, {fitting} do"
         )
@@ -150,6 +154,19 @@ def _check_numbers(settings: RunSettings, task: Task) -> None:
         raise InvalidRun(str(error)) from error
 
 
+def _metrics(settings: RunSettings, task: Task, k: int) -> tuple[str, ...]:
+    """Those that are named, or the task's own as far as k chunks may fill the ranking that they look at."""
+    names = task.metrics if settings.metrics is None else check_metrics(settings.metrics)
+    filled = tuple(name for name in names if METRICS[name].depth <= k)
+    if not filled or (settings.metrics is not None and filled != names):
+        deep = next(name for name in names if name not in filled)
+        raise InvalidRun(
+            f"metric {deep!r} looks at {METRICS[deep].depth} documents, but k is {k} chunks;"
+            " expected at least as many"
+        )
+    return filled
+
+
 def _check_documents(
     settings: RunSettings, pipeline: Pipeline, examples: tuple[Example, ...], has_corpus: bool
 ) -> None:
@@ -170,10 +187,10 @@ def _drawn(examples: tuple[Example, ...], settings: RunSettings) -> tuple[Exampl
     return tuple(examples[index] for index in chosen)
 
 
-def _digest(examples: tuple[Example, ...], corpus: tuple[Document | DocumentFile, ...]) -> str:
-    digest = hashlib.sha256(repr([document.id for document in corpus]).encode())
+def _digest(examples: tuple[Example, ...], documents: tuple[Document | DocumentFile, ...]) -> str:
+    digest = hashlib.sha256(content_digest(documents).encode())
     for example in examples:
-        documents = [document.id for document in example.documents]
-        known = (example.id, example.question, example.answers, documents, *example.guiding)
-        digest.update(repr(known).encode())
+        # A long text that many questions are about is read once.
+        ids = [document.id for document in example.documents]
+        digest.update(repr((replace(example, documents=()), ids)).encode())
     return digest.hexdigest()[:16]

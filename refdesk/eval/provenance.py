@@ -8,17 +8,18 @@ from pathlib import Path
 
 import refdesk
 from refdesk.eval.desk import Desk
+from refdesk.retriever.collections import get_collection
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "sentence-transformers", "faiss-cpu", "numpy")
 # Other answers could come from these; a run that began with one of them goes on with no other.
-DECISIVE = ("data", "model", "model_fingerprint", "dtype", "adapter", "heads", "embedder")
+DECISIVE = ("data", "model", "model_fingerprint", "dtype", "adapter", "heads", "embedder", "collection")
 
 
 def versions(
     desk: Desk, *, reads: bool, indexed: bool, adapter: str | None = None, collection: str | None = None
 ) -> dict[str, str]:
     """Libraries, machine, and the models that are used: the reader with its `adapter` and their retaining heads if
-    the run `reads`, the embedder if its documents are `indexed`."""
+    the run `reads`, the embedder if its documents are `indexed`, the `collection` that a user filled."""
     found = {"refdesk": refdesk.__version__, "python": platform.python_version()}
     for library in _LIBRARIES:
         try:
@@ -38,6 +39,9 @@ def versions(
         found["heads"] = "none" if heads is None else heads.fingerprint
     if indexed:
         found["embedder"] = desk.embedder.name
+    if collection is not None:
+        asked = get_collection(desk.engine, collection)
+        found["collection"] = f"{asked.name} {asked.id} at revision {asked.revision}"
     return found
 
 

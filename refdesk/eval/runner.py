@@ -6,7 +6,7 @@ from time import perf_counter
 from refdesk.compressor.errors import InvalidCompression
 from refdesk.compressor.options import compression_options
 from refdesk.database import transaction
-from refdesk.eval.corpus import collection_name, dataset_collection, ensure_ingested, texts
+from refdesk.eval.corpus import collection_name, dataset_task, ensure_ingested, texts
 from refdesk.eval.desk import Desk
 from refdesk.eval.errors import InvalidRun
 from refdesk.eval.example import Document, Example, Span
@@ -58,12 +58,10 @@ def _ingested(desk: Desk, run: Run, plan: Plan, progress: Callable[[str], None])
     """The name of the collection that holds what the questions are asked about; ingested where it is needed."""
     if plan.settings.collection is not None:
         return plan.settings.collection
-    name = collection_name(run.task, plan.corpus) if run.dataset is None else dataset_collection(run.dataset)
-    if plan.corpus:
-        ensure_ingested(desk, name, plan.corpus, progress)
-    elif plan.pipeline.indexed:
-        documents = {document.id: document for example in plan.examples for document in example.documents}
-        ensure_ingested(desk, name, documents.values(), progress)
+    task = run.task if run.dataset is None else dataset_task(run.dataset)
+    name = collection_name(task, plan.documents)
+    if plan.corpus or plan.pipeline.indexed:
+        ensure_ingested(desk, name, plan.documents, progress)
     return name
 
 
@@ -174,7 +172,7 @@ class _Reader:
             return _no_answer(
                 self._plan, example, "what is given fits the window only without the prompt around it"
             )
-        ranking = _ranking(retrieved) if pipeline.indexed else ()
+        ranking = _ranking(retrieved) if pipeline.ranks else None
         return _score(self._plan, example, _outcome(answer, ranking), _costs(answer))
 
 
@@ -187,7 +185,7 @@ def _ranking(passages: Sequence[Passage]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(passage.document_id for passage in passages))
 
 
-def _outcome(answer: Answer, ranking: tuple[str, ...]) -> Outcome:
+def _outcome(answer: Answer, ranking: tuple[str, ...] | None) -> Outcome:
     return Outcome(
         answer=answer.text,
         context=spans(answer.passages),

@@ -2,7 +2,7 @@
 them."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from refdesk.eval.corpus import collection_name, ensure_ingested
 from refdesk.eval.dataset import Dataset
 from refdesk.eval.desk import Desk
 from refdesk.eval.errors import InvalidDataset
-from refdesk.eval.example import Example
-from refdesk.eval.part import Part, is_in
+from refdesk.eval.example import Example, documents_of
+from refdesk.eval.part import Part, is_in, texts_of
 from refdesk.eval.task import Task
 from refdesk.eval.tasks import find_task
 from refdesk.reader.passage import Passage
@@ -54,43 +54,45 @@ class TaskSource:
 
 @dataclass(frozen=True, slots=True)
 class KeptBack:
-    """What is used to evaluate: `questions`, by their words, and the `titles` of the documents that answer
-    them."""
+    """What is used to evaluate: `questions`, by their words, and the `texts` that they are about."""
 
     questions: frozenset[str]
-    titles: frozenset[str]
+    texts: frozenset[str]
+
+    @classmethod
+    def of(cls, examples: Iterable[Example]) -> "KeptBack":
+        """What these examples ask, and what about."""
+        kept = list(examples)
+        return cls(
+            frozenset(normal(example.question) for example in kept),
+            frozenset(text for example in kept for text in texts_of(example)),
+        )
 
     def holds(self, example: Example) -> bool:
-        """Whether the example asks one of the questions, or about one of the documents."""
-        return normal(example.question) in self.questions or not self.titles.isdisjoint(_gold_titles(example))
+        """Whether the example asks one of the questions, or about one of the texts."""
+        return normal(example.question) in self.questions or not self.texts.isdisjoint(texts_of(example))
 
 
 def kept_back(sources: list[TaskSource], data: Path) -> KeptBack:
     """The validation parts of these benchmarks, and all of `nq`."""
     names = dict.fromkeys(source.task for source in sources if source.part == "train")
     held = [TaskSource("nq", part="all"), *(TaskSource(name, part="validation") for name in names)]
-    examples = [example for source in held for example in source.examples(data)]
-    return KeptBack(
-        frozenset(normal(example.question) for example in examples),
-        frozenset(title for example in examples for title in _gold_titles(example)),
-    )
-
-
-def _gold_titles(example: Example) -> set[str]:
-    gold = {span.document_id for span in example.gold}
-    return {document.title for document in example.documents if document.id in gold and document.title}
+    return KeptBack.of(example for source in held for example in source.examples(data))
 
 
 def dataset_examples(dataset: Dataset) -> list[Example]:
-    """What may be trained on of an uploaded data set; evaluate on its part `validation`.
+    """What may be trained on of an uploaded data set: it shares no question and no text with the part
+    `validation`, which is there to evaluate on.
 
     Raises:
-        InvalidDataset: its questions have no documents that are marked as gold.
+        InvalidDataset: no question that is left has a document that is marked as gold.
     """
-    found = [example for example in dataset.examples(Path()) if is_in("train", "dataset", example)]
+    held = KeptBack.of(example for example in dataset.rows if is_in("validation", "dataset", example))
+    found = [e for e in dataset.rows if is_in("train", "dataset", e) and not held.holds(e)]
     if not any(example.gold for example in found):
         raise InvalidDataset(
-            'no question to train on has a document marked "gold": true; expected those that hold the answer'
+            'no question to train on has a document marked "gold": true that no question kept back to validate is'
+            " about; expected some that do"
         )
     return found
 
@@ -101,9 +103,9 @@ def source_questions(
     """The questions, with their passages. Left out are those with a very long answer, and those whose answer
     stands in no single passage, unless the gold passage as a whole is short."""
     examples = [example for example in examples if example.documents]
-    documents = {document.id: document for example in examples for document in example.documents}
-    name = source_collection(task, examples)
-    ensure_ingested(desk, name, documents.values(), lambda stage: progress(stage, 0, len(examples)))
+    documents = documents_of(examples)
+    name = collection_name(f"craft.{task}", documents)
+    ensure_ingested(desk, name, documents, lambda stage: progress(stage, 0, len(examples)))
     retrieve = desk.retriever(name, "hybrid")
     found = []
     for number, example in enumerate(examples):
@@ -112,13 +114,6 @@ def source_questions(
         if question is not None:
             found.append(question)
     return found
-
-
-def source_collection(task: str, examples: Sequence[Example]) -> str:
-    """Where the documents of these examples are searched. Named by what is in it: what is found for a question
-    must not hang on what else was prepared before."""
-    documents = {document.id: document for example in examples for document in example.documents}
-    return collection_name(f"craft.{task}", list(documents.values()))
 
 
 def _source_question(task: str, example: Example, retrieve: Retrieve) -> SourceQuestion | None:

@@ -54,7 +54,7 @@ def name(client: httpx.Client) -> str:
 def call(service: Service, **fields: Any) -> socket.socket:
     """Ask, and hold the line."""
     body = json.dumps({"question": QUESTION, "reading": "together", **fields}).encode()
-    head = f"POST /v1/answers HTTP/1.1\r\nHost: desk\r\nContent-Length: {len(body)}\r\n"
+    head = f"POST /v1/answers HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n"
     line = socket.create_connection(("127.0.0.1", service.port), timeout=120)
     line.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
     return line

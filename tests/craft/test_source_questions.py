@@ -191,6 +191,32 @@ def test_of_a_data_set_the_training_part_is_learned_from(desk: SmallDesk) -> Non
         dataset_examples(read_dataset(jsonl(*rows), "towers.jsonl"))
 
 
+def test_the_parts_of_a_data_set_share_no_document_and_no_question() -> None:
+    def row(number: int, gold: list[tuple[str, str]], question: str = "") -> dict[str, object]:
+        documents = [{"title": title, "text": text, "gold": True} for title, text in gold]
+        return {
+            "id": f"q{number}",
+            "question": question or f"What does question {number} ask?",
+            "answers": ["x"],
+            "documents": [*documents, {"title": "Market", "text": "Opens at seven."}],
+        }
+
+    books = [[(f"Book {n % 40}", f"Page {n}."), (f"Book {n % 40}", f"Back {n}.")] for n in range(400)]
+    rows = [row(n, gold) for n, gold in enumerate(books)]
+    rows += [row(400 + n, [*books[n][:1], *books[n + 1][:1]]) for n in range(39)]  # over two books
+    rows += [row(500 + n, [("", f"Sheet {n % 15}.")]) for n in range(60)]  # without a title
+    rows += [row(600 + n, [(f"Essay {n}", "Text.")], f"Who wrote essay {n % 25}?") for n in range(50)]
+    dataset = read_dataset(jsonl(*rows), "books.jsonl")
+    trained, kept = dataset_examples(dataset), [e for e in dataset.rows if is_in("validation", "dataset", e)]
+    assert len(trained) > 250 and len(kept) > 50
+
+    def read_in(examples: list[Example]) -> set[str]:
+        return {d.title or d.id for e in examples for d in e.documents if d.title != "Market"}
+
+    assert not read_in(trained) & read_in(kept)
+    assert not {e.question for e in trained} & {e.question for e in kept}
+
+
 def test_what_is_found_does_not_hang_on_what_was_asked_before(desk: SmallDesk, data: Path) -> None:
     source = TaskSource("squad-v2", limit=20)
     first = found(desk, source, data)
@@ -220,7 +246,7 @@ def test_kept_back_are_the_validation_parts_and_all_of_nq(data: Path) -> None:
     expected = list(find_task("nq", {"documents": 1}).examples(data))
     expected += [e for e in find_task("squad-v2").examples(data) if is_in("validation", "squad-v2", e)]
     assert held.questions == {normal(example.question) for example in expected}
-    assert held.titles == {document.title for example in expected for document in example.documents}
+    assert held.texts == {document.title for example in expected for document in example.documents}
 
 
 def test_a_question_that_differs_in_case_and_punctuation_only_is_held(data: Path) -> None:
@@ -236,7 +262,9 @@ def test_a_question_about_a_document_that_answers_a_kept_one_is_held(data: Path)
     title = example.documents[0].title
     assert KeptBack(frozenset(), frozenset({title, "Another"})).holds(example)
     assert not KeptBack(frozenset(), frozenset({"Another", ""})).holds(example)
-    assert not KeptBack(frozenset(), frozenset({title})).holds(replace(example, gold=()))
+    assert KeptBack(frozenset(), frozenset({title})).holds(
+        replace(example, gold=())
+    )  # nobody knows what answers it
 
 
 def test_progress_is_told_and_may_stop_the_work(desk: SmallDesk, data: Path) -> None:

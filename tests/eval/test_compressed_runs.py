@@ -7,7 +7,7 @@ import pytest
 
 from refdesk.reader.model import ReaderModel
 from tests.eval.conftest import ROWS, SmallDesk, jsonl
-from tests.eval.test_runner import SETTINGS, begin, finish, scores
+from tests.eval.runs import SETTINGS, begin, finish, scores
 
 
 @pytest.mark.parametrize("compression", [{"strategy": "auto"}, {"strategy": "sentences", "rate": 4}])

@@ -140,9 +140,14 @@ def test_ranking_measures_by_hand() -> None:
     assert recall_at(["z", "b"], relevance, 2) == 0.5
     assert mrr_at(["z", "b", "a"], relevance, 10) == 0.5
     assert mrr_at(["z"] * 10 + ["a"], relevance, 10) == 0.0
-    assert value("ndcg_at_10", ranking=()) is None
+    assert value("ndcg_at_10") is None
     assert value("ndcg_at_10", replace(EXAMPLE, relevance={}), ranking=("d",)) is None
     assert value("recall_at_10", ranking=("o", "d")) == 1.0
+
+
+def test_a_search_that_finds_nothing_scores_nothing_rather_than_not_at_all() -> None:
+    for metric in ("recall_at_10", "recall_at_100", "ndcg_at_10", "mrr_at_10"):
+        assert value(metric, ranking=()) == 0.0
 
 
 def kept(*spans: tuple[str, int, int]) -> float | None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,20 @@ def test_a_question_over_several_texts_is_in_the_part_of_its_own_id() -> None:
     assert 0.4 < sum(validation("hotpotqa", of_both)) / 400 < 0.6
     unknown = [Example(f"id-{n}", f"Question {n}?", ("x",), documents) for n in range(400)]
     assert validation("hotpotqa", unknown) == validation("hotpotqa", of_both)
+
+
+def test_a_question_over_two_passages_of_one_text_is_in_the_part_of_its_title() -> None:
+    for number in range(50):
+        alone = asked(number, f"Title {number}")
+        passages = tuple(Document.of(f"Title {number}", f"Passage {n}.") for n in range(2))
+        of_both = Example("another", "Why?", ("x",), passages, tuple(Span(d.id, 0, 5) for d in passages))
+        assert is_in("train", "my-own.jsonl", of_both) == is_in("train", "my-own.jsonl", alone)
+
+
+def test_a_question_that_the_shipped_adapter_was_trained_on_stays_in_the_training_part(shared_data: Path) -> None:
+    (trained,) = [e for e in read("musique", shared_data) if e.id == "2hop__6584_6587"]
+    assert is_in("train", "musique", trained)
+    assert is_in("validation", "musique", replace(trained, id="another"))  # so it would be by its title
 
 
 def test_a_question_without_a_gold_passage_goes_with_its_only_text() -> None:

@@ -14,7 +14,6 @@ import pytest
 from refdesk.app.evaluation import cancel_run, start_runs
 from refdesk.app.jobs import get_job
 from refdesk.app.settings import Settings
-from refdesk.eval.corpus import dataset_collection
 from refdesk.eval.errors import (
     InvalidDataset,
     InvalidRun,
@@ -26,60 +25,19 @@ from refdesk.eval.errors import (
     UnknownRun,
     UnknownTask,
 )
-from refdesk.eval.plan import Plan, RunSettings, make_plan
-from refdesk.eval.run import Run, Score
-from refdesk.eval.runner import do_run
-from refdesk.eval.runs import (
-    add_dataset,
-    delete_run,
-    get_dataset,
-    get_run,
-    list_datasets,
-    list_runs,
-    list_scores,
-    note_versions,
-    settings_of,
-)
+from refdesk.eval.plan import RunSettings
+from refdesk.eval.runs import add_dataset, delete_run, get_run, list_datasets, list_runs
 from refdesk.reader.engine import Engine
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.qa import AnswerOptions
 from refdesk.retriever.collections import list_collections
-from refdesk.retriever.errors import UnknownCollection
+from refdesk.retriever.errors import UnknownCollection, UnknownDocument
 from tests.eval.conftest import ROWS, SmallDesk, jsonl
-
-SETTINGS = RunSettings(task="harrow.jsonl", pipeline="top_k", max_new_tokens=8, k=2)
+from tests.eval.runs import SETTINGS, begin, collection_of, finish, plan_of, scores, without_times
 
 
 class Stop(Exception):
     """What stops a run in these tests."""
-
-
-def begin(desk: SmallDesk, content: bytes, settings: RunSettings = SETTINGS) -> Run:
-    return start_runs(desk.engine, [settings], add_dataset(desk.engine, settings.task, content))[0]
-
-
-def plan_of(desk: SmallDesk, run: Run) -> Plan:
-    return make_plan(settings_of(run), get_dataset(desk.engine, run.dataset or ""))
-
-
-def finish(desk: SmallDesk, run: Run, progress: Callable[[str, int], None] = lambda stage, done: None) -> None:
-    do_run(desk, get_run(desk.engine, run.id), plan_of(desk, run), progress)
-
-
-def scores(desk: SmallDesk, run: Run) -> list[Score]:
-    return [score for _, score in list_scores(desk.engine, run.id)]
-
-
-def told_apart(name: str) -> bool:
-    """A cost that depends on what the process did before."""
-    return "seconds" in name or name.startswith("run_")
-
-
-def without_times(rows: list[Score]) -> list[Score]:
-    return [
-        replace(row, values={name: value for name, value in row.values.items() if not told_apart(name)})
-        for row in rows
-    ]
 
 
 def test_every_question_gets_one_score_with_its_costs(desk: SmallDesk, harrow: bytes) -> None:
@@ -96,7 +54,7 @@ def test_every_question_gets_one_score_with_its_costs(desk: SmallDesk, harrow: b
     assert tower.values["nll"] > 0
     assert mayor.values["nll"] is None
     assert bridge.values["kept_gold"] == 1.0
-    assert bridge.values["recall_at_10"] == 1.0
+    assert "recall_at_10" not in bridge.values  # two chunks are not ten documents
     assert mayor.values["abstention"] in (0.0, 1.0)
 
 
@@ -106,10 +64,7 @@ def test_an_answer_is_the_one_that_a_user_gets(desk: SmallDesk, harrow: bytes) -
     example = plan_of(desk, run).examples[0]
     sources = tuple(document.id for document in example.documents)
     options = AnswerOptions(k=2, max_new_tokens=8, documents=sources)
-    assert (
-        scores(desk, run)[0].answer
-        == desk.qa(dataset_collection(run.dataset or "")).answer(example.question, options).text
-    )
+    assert scores(desk, run)[0].answer == desk.qa(collection_of(desk, run)).answer(example.question, options).text
 
 
 @pytest.mark.parametrize("pipeline", ["closed_book", "oracle", "truncation", "top_k", "top_k_gold", "full"])
@@ -123,7 +78,7 @@ def test_every_pipeline_answers_from_its_own_context(desk: SmallDesk, harrow: by
     kept = {"closed_book": 0.0, "top_k": None}.get(pipeline, 1.0)
     assert kept is None or [row.values["kept_gold"] for row in rows[:2]] == [kept, kept]
     ingested = {collection.name for collection, _ in list_collections(desk.engine)}
-    assert ingested == ({dataset_collection(run.dataset or "")} if "top_k" in pipeline else set())
+    assert ingested == ({collection_of(desk, run)} if "top_k" in pipeline else set())
 
 
 @pytest.mark.parametrize("pipeline", ["top_k", "full"])
@@ -152,19 +107,6 @@ def test_a_run_stopped_anywhere_equals_one_never_stopped_row_for_row(
     before = scores(desk, stopped)
     finish(desk, stopped)
     assert scores(desk, stopped) == before
-
-
-def test_a_run_is_not_gone_on_with_by_another_model_or_over_other_data(desk: SmallDesk, harrow: bytes) -> None:
-    run = begin(desk, harrow)
-    finish(desk, run)
-    versions = dict(get_run(desk.engine, run.id).versions)
-    assert versions["model_fingerprint"] == "llama-test"
-    note_versions(desk.engine, run.id, versions | {"model_fingerprint": "another"}, "")
-    with pytest.raises(InvalidRun, match="began with model_fingerprint another, now it is llama-test"):
-        finish(desk, run)
-    note_versions(desk.engine, run.id, versions | {"data": "other"}, "")
-    with pytest.raises(InvalidRun, match="other data"):
-        finish(desk, run)
 
 
 def test_a_question_that_does_not_fit_the_window_is_told_and_the_others_are_answered(
@@ -229,9 +171,12 @@ def test_a_collection_of_ones_own_is_asked(desk: SmallDesk) -> None:
         ["The Harrow Tower was finished in 1911.", "The market opens at seven."], ids=["tower", "market"]
     )
     row = {"question": "When was the tower finished?", "answers": ["1911"], "relevant": ["tower"]}
-    run = begin(desk, jsonl(row), replace(SETTINGS, collection="town"))
+    run = begin(desk, jsonl(row), replace(SETTINGS, collection="town", k=10))
     finish(desk, run)
     assert scores(desk, run)[0].values["recall_at_10"] == 1.0
+    gold = replace(SETTINGS, collection="town", pipeline="top_k_gold")
+    with pytest.raises(UnknownDocument, match="unknown document 'spire' in collection 'town'"):
+        begin(desk, jsonl(row | {"relevant": ["tower", "spire"]}), gold)
     with pytest.raises(UnknownCollection, match="nowhere"):
         begin(desk, jsonl(row), replace(SETTINGS, collection="nowhere"))
     with pytest.raises(InvalidRun, match="no documents of its own"):
@@ -244,6 +189,11 @@ def test_a_collection_of_ones_own_is_asked(desk: SmallDesk) -> None:
         ({"pipeline": "best"}, UnknownPipeline, "'best'; known: closed_book"),
         ({"metrics": ("f1", "f3")}, UnknownMetric, "'f3'; known: em"),
         ({"metrics": ("f1", "f1")}, UnknownMetric, "twice"),
+        (
+            {"metrics": ("f1", "recall_at_10")},
+            InvalidRun,
+            "'recall_at_10' looks at 10 documents, but k is 2 chunks",
+        ),
         ({"limit": 0}, InvalidRun, "limit is 0"),
         ({"k": 101}, InvalidRun, "k is 101; expected 1 to 100"),
         ({"budget": 1}, InvalidRun, "budget is 1"),

@@ -1,7 +1,6 @@
 """`refdesk serve`: the REST service, in this process."""
 
 import asyncio
-import ipaddress
 import signal
 import socket
 from dataclasses import replace
@@ -12,6 +11,7 @@ from granian.log import LogLevels
 from granian.server.embed import Server
 
 from refdesk.app.asgi import create_app
+from refdesk.app.auth import is_loopback
 from refdesk.app.build import Desk
 from refdesk.app.cli.output import failing_clearly, log_to_stderr, notes
 from refdesk.app.keys import any_key
@@ -25,7 +25,8 @@ from refdesk.app.settings import Settings
 def serve(settings: Settings, host: str | None, port: int | None) -> None:
     """Serve the REST interface; its description is at /schema.
 
-    Any address but a loopback one is refused until there is an API key (refdesk keys add).
+    Any address but a loopback one is refused until there is an API key (refdesk keys add). Without one, requests
+    must name the service by localhost or a loopback address.
     """
     settings = replace(settings, host=host or settings.host, port=port or settings.port)
     log_to_stderr(settings.log)
@@ -56,7 +57,7 @@ async def _serve(desk: Desk, settings: Settings) -> None:
 
 
 def _check_address(desk: Desk, settings: Settings) -> None:
-    if not _is_loopback(settings.host) and not any_key(desk.engine):
+    if not is_loopback(settings.host) and not any_key(desk.engine):
         raise click.ClickException(
             f"{settings.host} is not a loopback address, and no API key exists: anybody who reaches it could"
             " read and change everything. Make a key first: refdesk keys add NAME --scope admin"
@@ -66,12 +67,3 @@ def _check_address(desk: Desk, settings: Settings) -> None:
             pass
     except OSError as error:
         raise click.ClickException(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -28,7 +28,7 @@ from refdesk.retriever.errors import InvalidUpload
 
 
 class DocumentsController(Controller):
-    """Documents of one collection. A document is named by its id or by its source id."""
+    """Documents of one collection. A document is named by its id, or by its source id if that has no slash."""
 
     path = "/collections/{name:str}/documents"
     tags = ("documents",)

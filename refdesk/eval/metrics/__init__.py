@@ -25,24 +25,26 @@ from refdesk.eval.metrics.text import (
 
 @dataclass(frozen=True)
 class Metric:
-    """`score` gives None where the metric does not apply to a question."""
+    """`score` gives None where the metric does not apply to a question. `depth`: so many documents of the ranking
+    it looks at."""
 
     description: str
     score: Callable[[Example, Outcome], float | None]
     higher_is_better: bool = True
+    depth: int = 0
 
 
 def _nll(example: Example, outcome: Outcome) -> float | None:
     return outcome.nll if example.answerable else None
 
 
-def _ranked(measure: Callable[..., float], k: int) -> Callable[[Example, Outcome], float | None]:
+def _ranked(description: str, measure: Callable[..., float], depth: int) -> Metric:
     def score(example: Example, outcome: Outcome) -> float | None:
-        if not any(grade > 0 for grade in example.relevance.values()):
+        if outcome.ranking is None or not any(grade > 0 for grade in example.relevance.values()):
             return None
-        return measure(outcome.ranking, example.relevance, k) if outcome.ranking else None
+        return measure(outcome.ranking, example.relevance, depth)
 
-    return score
+    return Metric(description, score, depth=depth)
 
 
 METRICS: dict[str, Metric] = {
@@ -68,14 +70,10 @@ METRICS: dict[str, Metric] = {
     "kept_gold": Metric("share of the gold answer's words that are in what the reader saw, 0 to 1", kept_gold),
     "cited_gold": Metric("share of citations that touch a gold passage, 0 to 1", cited_gold),
     "gold_cited": Metric("share of gold passages that a citation touches, 0 to 1", gold_cited),
-    "recall_at_10": Metric("share of relevant documents among the first 10, 0 to 1", _ranked(recall_at, 10)),
-    "recall_at_100": Metric("share of relevant documents among the first 100, 0 to 1", _ranked(recall_at, 100)),
-    "ndcg_at_10": Metric(
-        "discounted gain of the first 10 over the best there can be, 0 to 1", _ranked(ndcg_at, 10)
-    ),
-    "mrr_at_10": Metric(
-        "one over the rank of the first relevant document, 0 below the tenth", _ranked(mrr_at, 10)
-    ),
+    "recall_at_10": _ranked("share of relevant documents among the first 10, 0 to 1", recall_at, 10),
+    "recall_at_100": _ranked("share of relevant documents among the first 100, 0 to 1", recall_at, 100),
+    "ndcg_at_10": _ranked("discounted gain of the first 10 over the best there can be, 0 to 1", ndcg_at, 10),
+    "mrr_at_10": _ranked("one over the rank of the first relevant document, 0 below the tenth", mrr_at, 10),
 }
 
 

@@ -8,8 +8,8 @@ from refdesk.eval.example import Span
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """`context`: the characters of the documents that the reader saw, in its order. `citations`: where the answer
-    points. `ranking`: ids of documents as they were retrieved, best first, each once; empty when the pipeline does
-    not retrieve. `nll`: the mean negative log-likelihood (nats per token) of the canonical answer, given exactly
+    points. `ranking`: ids of documents as they were retrieved, best first, each once; None when the pipeline ranks
+    nothing. `nll`: the mean negative log-likelihood (nats per token) of the canonical answer, given exactly
     the context that the reader saw; None where there is none. `abstained`: the answer says that it cannot be
     found. `well_formed`: the answer keeps to the form that was asked for, and its quotes are true.
     """
@@ -17,7 +17,7 @@ class Outcome:
     answer: str
     context: tuple[Span, ...] = ()
     citations: tuple[Span, ...] = ()
-    ranking: tuple[str, ...] = ()
+    ranking: tuple[str, ...] | None = None
     nll: float | None = None
     abstained: bool = False
     well_formed: bool = True
