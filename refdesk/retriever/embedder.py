@@ -10,6 +10,8 @@ import numpy as np
 from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 
+from refdesk.retriever.chunk import chunk_text
+
 _BATCH_SIZE = 16
 
 
@@ -83,13 +85,8 @@ class Embedder(Embeddings):
 
     def embed_query(self, text: str) -> list[float]:
         """The unit vector of a question; a longer one than the window is the mean over its windows."""
-        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
-        step = self.max_tokens
-        windows = [
-            text[offsets[begin][0] : offsets[min(begin + step, len(offsets)) - 1][1]]
-            for begin in range(0, len(offsets), step)
-        ]
-        mean = self.embed(windows or [text]).mean(axis=0)
+        windows = chunk_text(text, self.max_tokens, 0, self.count_tokens)
+        mean = self.embed([text[start:end] for start, end in windows] or [text]).mean(axis=0)
         return (mean / max(float(np.linalg.norm(mean)), 1e-12)).tolist()  # type: ignore[no-any-return]
 
 
