@@ -48,6 +48,7 @@ collection = Table(
     # Grows with every change of what is searchable; a derived index compares it to know that it is stale.
     Column("revision", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("embedder_fingerprint", String(16)),  # null until the collection is opened for the first time
     Column("adapter", String(64)),  # by name: a shipped one has no row
 )
 

@@ -30,6 +30,7 @@ class PassageEmbedder(Protocol):
     """What ingestion and search need of an embedder; `retriever.embedder.Embedder` is the real one."""
 
     name: str
+    fingerprint: str
     dimension: int
     max_tokens: int
 

@@ -62,8 +62,14 @@ class ChunkStore(VectorStore):
     def __init__(
         self, engine: Engine, collection: Collection, embedder: PassageEmbedder, index: VectorIndex
     ) -> None:
-        """Raises EmbedderMismatch when another embedder made the collection."""
-        check_embedder(collection, embedder=embedder.name, dimension=embedder.dimension)
+        """Raises EmbedderMismatch when another embedder made the collection, UnknownCollection when it is gone."""
+        check_embedder(
+            engine,
+            collection,
+            embedder=embedder.name,
+            dimension=embedder.dimension,
+            fingerprint=embedder.fingerprint,
+        )
         self.collection = collection
         self._engine = engine
         self._embedder = embedder

@@ -315,6 +315,18 @@ def test_a_collection_remembers_its_embedder_and_refuses_another(
         ChunkStore(engine, collection, other, open_index(collection))
 
 
+def test_a_collection_refuses_other_weights_of_the_same_name_once_it_was_opened(
+    engine: Engine, collection: Collection, word_embedder: WordEmbedder, open_index: OpenIndex
+) -> None:
+    index = open_index(collection)
+    ChunkStore(engine, collection, word_embedder, index)
+    ChunkStore(engine, collection, word_embedder, index)
+    retrained = WordEmbedder(fingerprint="retrained")
+    for seen in (collection, get_collection(engine, collection.name)):  # before and after it was noted
+        with pytest.raises(EmbedderMismatch, match=r"words \(32 dimensions, fingerprint of no weights.*retrained"):
+            ChunkStore(engine, seen, retrained, index)
+
+
 @pytest.mark.parametrize(
     ("name", "size", "overlap"),
     [
