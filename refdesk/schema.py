@@ -33,7 +33,7 @@ metadata = MetaData(
     }
 )
 
-# SQLite auto-increments only an INTEGER primary key.
+# To SQLite, only an INTEGER primary key is the row's own id.
 _ChunkId = BigInteger().with_variant(Integer(), "sqlite")
 
 collection = Table(
@@ -48,6 +48,7 @@ collection = Table(
     # Grows with every change of what is searchable; a derived index compares it to know that it is stale.
     Column("revision", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("embedder_fingerprint", String(16)),  # null until the collection is opened for the first time
     Column("adapter", String(64)),  # by name: a shipped one has no row
 )
 
@@ -84,8 +85,9 @@ Index(
 chunk = Table(
     "chunk",
     metadata,
-    # Never reused, so that an id in a derived index means one text for ever.
-    Column("id", _ChunkId, primary_key=True, autoincrement=True),
+    # Nanoseconds since the epoch, so that an id in a derived index means one text for ever: a counter is set back
+    # when a backup is restored, and hands out again what the index holds.
+    Column("id", _ChunkId, primary_key=True, autoincrement=False),
     Column("document_id", ForeignKey("document.id", ondelete="CASCADE"), nullable=False),
     Column("position", Integer, nullable=False),
     Column("start", Integer, nullable=False),
@@ -95,7 +97,6 @@ chunk = Table(
     Column("embedding", LargeBinary),  # float16, unit length; null until embedded
     UniqueConstraint("document_id", "position"),
     CheckConstraint('"end" > start', name="span"),
-    sqlite_autoincrement=True,
 )
 
 job = Table(

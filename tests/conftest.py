@@ -78,6 +78,7 @@ class WordEmbedder(DeterministicFakeEmbedding):
     """A small real embedder: equal texts get equal vectors, a token is a word. Tells nothing of quality."""
 
     name: str = "words"
+    fingerprint: str = "of no weights"
     dimension: int = 32
     size: int = 32
     max_tokens: int = 254

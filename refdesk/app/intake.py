@@ -11,6 +11,7 @@ from refdesk.retriever.collections import Collection
 from refdesk.retriever.documents import add_pending, content_hash, is_current
 from refdesk.retriever.errors import InvalidUpload, RetrieverError
 from refdesk.retriever.parse import ParsedDocument, parse
+from refdesk.retriever.parse.document import storable
 
 MAX_FILES = 1000
 MAX_SOURCE_ID = 500
@@ -43,15 +44,18 @@ def take_in(engine: Engine, collection: Collection, uploads: Iterable[Upload], *
     """
     rejected: list[tuple[str, RetrieverError]] = []
     parsed: dict[str, tuple[str, int, ParsedDocument | None]] = {}
+    taken: set[str] = set()
     for upload in uploads:
-        _check_name(upload.source_id, parsed.keys() | {name for name, _ in rejected})
+        _check_apart(upload.source_id, taken)
+        taken.add(upload.source_id)
         digest = content_hash(upload.content)
-        with engine.connect() as connection:
-            known = is_current(connection, collection.id, upload.source_id, digest)
         try:
+            _check_name(upload.source_id)
+            with engine.connect() as connection:
+                known = is_current(connection, collection.id, upload.source_id, digest)
             document = None if known else parse(upload.content, upload.source_id, max_bytes=max_bytes)
         except RetrieverError as error:
-            rejected.append((upload.source_id, error))
+            rejected.append((storable(upload.source_id)[:MAX_SOURCE_ID], error))
             continue
         parsed[upload.source_id] = (digest, len(upload.content), document)
     if not parsed:
@@ -71,9 +75,12 @@ def take_in(engine: Engine, collection: Collection, uploads: Iterable[Upload], *
     return Intake(job_id, rejected)
 
 
-def _check_name(source_id: str, taken: set[str]) -> None:
-    if not source_id.strip() or len(source_id) > MAX_SOURCE_ID or "\x00" in source_id:
-        raise InvalidUpload(f"source id {source_id[:80]!r}: expected 1 to {MAX_SOURCE_ID} characters")
+def _check_name(source_id: str) -> None:
+    if not source_id.strip() or len(source_id) > MAX_SOURCE_ID or storable(source_id) != source_id:
+        raise InvalidUpload(f"source id {source_id[:80]!r}: expected 1 to {MAX_SOURCE_ID} characters of Unicode")
+
+
+def _check_apart(source_id: str, taken: set[str]) -> None:
     if source_id in taken:
         raise InvalidUpload(f"source id {source_id!r} stands twice in one request")
     if len(taken) >= MAX_FILES:

@@ -16,6 +16,8 @@ from refdesk.eval import errors as evaluation
 from refdesk.memory import errors as memory
 from refdesk.reader import errors as reader
 from refdesk.retriever import errors as retriever
+from refdesk.retriever.embedder import EmbedderNotFound
+from refdesk.retriever.index import VectorIndexError
 
 log = structlog.get_logger()
 
@@ -32,6 +34,8 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (retriever.UnknownCollection, 404, "unknown-collection", "Unknown collection"),
     (retriever.EmbedderMismatch, 409, "embedder-mismatch", "Another embedder"),
     (retriever.UnknownDocument, 404, "unknown-document", "Unknown document"),
+    (EmbedderNotFound, 503, "embedder-not-found", "Embedder not found"),
+    (VectorIndexError, 503, "index-not-usable", "Index not usable"),
     (retriever.InvalidSearch, 422, "invalid-question", "Invalid question"),
     (reader.InvalidOption, 422, "invalid-option", "Invalid option"),
     (compressor.InvalidCompression, 422, "invalid-compression", "Invalid compression options"),

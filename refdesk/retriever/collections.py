@@ -29,7 +29,7 @@ SMALLEST_CHUNK = 16
 @dataclass(frozen=True)
 class Collection:
     """One collection; sizes in tokens of its embedder. `adapter`: which its questions are answered with; None for
-    the service's own."""
+    the service's own. `embedder_fingerprint`: of the embedder's weights; None before it is first opened."""
 
     id: str
     name: str
@@ -40,6 +40,7 @@ class Collection:
     revision: int
     created_at: float
     adapter: str | None
+    embedder_fingerprint: str | None = None
 
 
 def create_collection(
@@ -140,12 +141,27 @@ def delete_collection(engine: Engine, collection: Collection) -> None:
         drop_words(connection, collection.id)
 
 
-def check_embedder(collection: Collection, *, embedder: str, dimension: int) -> None:
-    """Raises EmbedderMismatch: vectors of different models cannot be compared."""
-    if (collection.embedder, collection.dimension) != (embedder, dimension):
+def check_embedder(
+    engine: Engine, collection: Collection, *, embedder: str, dimension: int, fingerprint: str
+) -> None:
+    """Note which weights embed a collection when it is first opened, and refuse any others from then on.
+
+    Raises:
+        EmbedderMismatch: vectors of different models cannot be compared.
+        UnknownCollection: it was deleted.
+    """
+    named_so = (collection.embedder, collection.dimension) == (embedder, dimension)
+    if named_so and collection.embedder_fingerprint is None:
+        kept = schema.collection.c
+        unknown = (kept.id == collection.id, kept.embedder_fingerprint.is_(None))
+        with transaction(engine) as connection:
+            connection.execute(update(schema.collection).where(*unknown).values(embedder_fingerprint=fingerprint))
+        collection = get_collection(engine, collection.name)
+    if not named_so or collection.embedder_fingerprint != fingerprint:
         raise EmbedderMismatch(
             f"collection {collection.name!r} was embedded by {collection.embedder}"
-            f" ({collection.dimension} dimensions), not by {embedder} ({dimension});"
+            f" ({collection.dimension} dimensions, fingerprint {collection.embedder_fingerprint or 'unknown'}),"
+            f" not by {embedder} ({dimension}, {fingerprint});"
             " start with that embedder or ingest into another collection"
         )
 

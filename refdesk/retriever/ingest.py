@@ -4,6 +4,7 @@ Every step commits what it did, so work that is cut short goes on where it stopp
 version are written in one transaction, vectors batch by batch, and publishing is one transaction.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Protocol
@@ -29,6 +30,7 @@ class PassageEmbedder(Protocol):
     """What ingestion and search need of an embedder; `retriever.embedder.Embedder` is the real one."""
 
     name: str
+    fingerprint: str
     dimension: int
     max_tokens: int
 
@@ -97,10 +99,12 @@ def _write_chunks(engine: Engine, embedder: PassageEmbedder, collection: Collect
     heading = _heading(row.source_id, row.title, embedder)
     spans = chunk_text(row.text, collection.chunk_size, collection.chunk_overlap, embedder.count_tokens)
     with transaction(engine) as connection:
+        first = time.time_ns()
         connection.execute(
             insert(schema.chunk),
             [
                 {
+                    "id": first + position,
                     "document_id": document_id,
                     "position": position,
                     "start": start,

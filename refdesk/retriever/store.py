@@ -62,8 +62,14 @@ class ChunkStore(VectorStore):
     def __init__(
         self, engine: Engine, collection: Collection, embedder: PassageEmbedder, index: VectorIndex
     ) -> None:
-        """Raises EmbedderMismatch when another embedder made the collection."""
-        check_embedder(collection, embedder=embedder.name, dimension=embedder.dimension)
+        """Raises EmbedderMismatch when another embedder made the collection, UnknownCollection when it is gone."""
+        check_embedder(
+            engine,
+            collection,
+            embedder=embedder.name,
+            dimension=embedder.dimension,
+            fingerprint=embedder.fingerprint,
+        )
         self.collection = collection
         self._engine = engine
         self._embedder = embedder
@@ -110,11 +116,10 @@ class ChunkStore(VectorStore):
     def refresh(self, *, flush: bool = False) -> None:
         """Make the index hold exactly what SQL says is searchable; `flush` also writes it to disk."""
         with self._refreshing:
-            with self._engine.connect() as connection:
-                revision = self._current_revision(connection)
-                if revision != self._revision:
-                    self._reconcile(set(connection.execute(self._searchable(_chunk.id)).scalars()))
-            self._revision = revision
+            # Asked again after each round: what that added may have been deleted meanwhile.
+            while (revision := self._revision_now()) != self._revision:
+                self._reconcile()
+                self._revision = revision
             if flush:
                 self._index.flush()
 
@@ -127,6 +132,10 @@ class ChunkStore(VectorStore):
         batches = (chosen[start : start + _SAMPLE_BATCH] for start in range(0, len(chosen), _SAMPLE_BATCH))
         return [hit for batch in batches for hit in self._hits(dict.fromkeys(batch, 0.0), len(batch))]
 
+    def _revision_now(self) -> int:
+        with self._engine.connect() as connection:
+            return self._current_revision(connection)
+
     def _current_revision(self, connection: Connection) -> int:
         revision: int | None = connection.execute(
             select(schema.collection.c.revision).where(schema.collection.c.id == self.collection.id)
@@ -135,8 +144,11 @@ class ChunkStore(VectorStore):
             raise UnknownCollection(f"collection {self.collection.name!r} was deleted")
         return revision
 
-    def _reconcile(self, truth: set[int]) -> None:
+    def _reconcile(self) -> None:
+        # In this order: what another process publishes and adds in between is taken for missing, never for gone.
         held = set(self._index.ids().tolist())
+        with self._engine.connect() as connection:
+            truth = set(connection.execute(self._searchable(_chunk.id)).scalars())
         gone = np.fromiter(held - truth, dtype=np.int64)
         if len(gone):
             self._index.remove(gone)

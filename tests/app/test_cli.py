@@ -83,6 +83,22 @@ def test_every_bad_file_is_named_with_its_reason_and_the_others_come_in(data: Pa
     assert refdesk(data, "documents", "list").stdout.count("\n") == 1
 
 
+def test_a_file_that_cannot_be_read_or_named_is_told_and_the_others_come_in(data: Path, tmp_path: Path) -> None:
+    source = tmp_path / "papers"
+    source.mkdir()
+    (source / "good.txt").write_text("Good.")
+    (source / "memory.txt").symlink_to("/proc/self/mem")  # cannot be read even by root
+    (source / os.fsdecode(b"caf\xe9.txt")).write_text("Named in Latin-1.")
+    done = refdesk(data, "ingest", str(source), "--json")
+    assert done.returncode == 1
+    told = json.loads(done.stdout)
+    assert [job["state"] for job in told["jobs"]] == ["succeeded"]
+    assert [(entry["source_id"], entry["detail"].split(":")[0]) for entry in told["rejected"]] == [
+        ("memory.txt", "the file cannot be read (Input/output error)"),
+        ("caf\ufffd.txt", r"source id 'caf\udce9.txt'"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "code", "reason"),
     [

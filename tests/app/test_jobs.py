@@ -249,6 +249,17 @@ def test_the_sources_of_one_request_are_told_apart(engine: Engine, collection: C
     assert list_jobs(engine, 10) == []
 
 
+@pytest.mark.parametrize("name", ["caf\udce9.txt", "nul\x00.txt", "x" * 501 + ".txt", " "])
+def test_a_file_whose_name_cannot_be_stored_is_refused_and_the_others_come_in(
+    engine: Engine, collection: Collection, name: str
+) -> None:
+    intake = take_in(engine, collection, [Upload(name, TEXT), *uploads("b.txt")], max_bytes=LIMIT)
+    ((told, error),) = intake.rejected
+    assert repr(name[:80]) in str(error)
+    states = [(item.source_id, item.state) for item in get_job(engine, intake.job_id).items]
+    assert states == [("b.txt", "queued"), (told, "rejected")]
+
+
 def test_versions_are_made_in_the_order_they_came(engine: Engine, collection: Collection, worker: Worker) -> None:
     for content in (b"First.", b"Second.", b"First."):
         take_in(engine, collection, [Upload("a.txt", content)], max_bytes=LIMIT)

@@ -55,16 +55,24 @@ def word(*paragraphs: str) -> bytes:
     return out.getvalue()
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
+def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
     """A zip file."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(out, "w", compression) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return out.getvalue()
 
 
+def _harmed(content: bytes, sound: bytes, harm: bytes) -> bytes:
+    """With every `sound` replaced by `harm`, which is as long."""
+    assert sound in content
+    return content.replace(sound, harm)
+
+
 _PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + zlib.compress(bytes(range(256)) * 20)
+_WORD = word("Hello")
+_MAIN = "word/document.xml"
 _LAUGHS = b'<?xml version="1.0"?><!DOCTYPE w [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]><w>&b;</w>'
 
 BAD_FILES = {
@@ -84,7 +92,16 @@ BAD_FILES = {
     ),
     "entities in DOCX": BadFile("laughs.docx", zipped({"word/document.xml": _LAUGHS}), "document type"),
     "zip named DOCX": BadFile("photos.docx", zipped({"a.jpg": b"x"}), "not a Word file"),
-    "damaged DOCX": BadFile("damaged.docx", word("Hello")[:1500], "damaged"),
+    "damaged DOCX": BadFile("damaged.docx", _WORD[:1500], "damaged"),
+    "DOCX whose directory is far behind its end": BadFile(
+        "negative.docx", _WORD[:-6] + b"\xff\xff\xff\x7f" + _WORD[-2:], "damaged"
+    ),
+    "DOCX whose member has a name in no encoding": BadFile(
+        "names.docx", _harmed(zipped({_MAIN: b"<w/>", "é": b""}), "é".encode(), b"\xff\xff"), "damaged"
+    ),
+    "DOCX packed by LZMA, damaged": BadFile(
+        "lzma.docx", _harmed(zipped({_MAIN: b"x" * 99}, zipfile.ZIP_LZMA), b"\x5d\x00\x00", b"\xff" * 3), "damaged"
+    ),
     "old Word file": BadFile("old.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "encrypted or old"),
     "HTML without text": BadFile("empty.html", b"<html><body><script>x()</script></body></html>", "no text"),
     "unknown format": BadFile("table.xlsx", b"PK", "no parser"),

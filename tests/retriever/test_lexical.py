@@ -1,9 +1,11 @@
 """Full-text search: what is searchable in a collection, and nothing else, decides how its chunks rank."""
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from refdesk.database import transaction
+from refdesk.database import open_database, transaction
 from refdesk.retriever.collections import Collection, create_collection, delete_collection
 from refdesk.retriever.documents import delete_document, discard, get_document
 from refdesk.retriever.errors import UnknownCollection
@@ -154,3 +156,21 @@ def test_a_collection_deleted_during_a_search_is_unknown(
     monkeypatch.setattr(store, "refresh", lambda: delete_collection(engine, collection))
     with pytest.raises(UnknownCollection, match="papers"):
         store.retrieve(QUESTION, 1)
+
+
+def test_no_word_of_a_deleted_document_is_left_in_the_files(tmp_path: Path, word_embedder: WordEmbedder) -> None:
+    engine = open_database(f"sqlite:///{tmp_path / 'refdesk.db'}")
+    collection = create_collection(engine, "papers", embedder="words", dimension=32, max_tokens=254)
+    for name, content in PAPERS.items():
+        put(engine, collection, word_embedder, name, content)
+    put(engine, collection, word_embedder, "b.txt", "The zeppelin is late.")
+    delete_document(engine, get_document(engine, collection, "a.txt"))
+    delete_document(engine, get_document(engine, collection, "b.txt"))
+    with engine.connect() as connection:
+        assert len(lexical_search(connection, collection.id, "page lantern", 50)) == 21
+    engine.dispose()  # the log is written into the database
+    files = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"western" in files
+    # FTS5 leaves out what a word begins with, if the one before it does so too.
+    for word in (b"arbour", b"eppelin", b"early"):
+        assert word not in files

@@ -1,14 +1,16 @@
 """Documents in, passages out: versions, spans, and an index that follows SQL whatever happens to it."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sqlalchemy import Engine, func, select
 
 from refdesk import schema
-from refdesk.database import transaction
+from refdesk.database import open_database, transaction
 from refdesk.retriever.collections import (
     Collection,
     create_collection,
@@ -33,6 +35,7 @@ from refdesk.retriever.errors import (
     UnknownDocument,
 )
 from refdesk.retriever.index import VectorIndex
+from refdesk.retriever.index.flat import FaissIndex
 from refdesk.retriever.ingest import from_bytes, ingest
 from refdesk.retriever.lexical import lexical_search
 from refdesk.retriever.parse import parse
@@ -211,6 +214,77 @@ def test_a_store_sees_what_another_process_stored(
     assert len(here.retrieve("topic1", 3)) == 3
 
 
+def test_what_another_process_adds_while_a_store_looks_stays_in_the_index(
+    engine: Engine,
+    collection: Collection,
+    word_embedder: WordEmbedder,
+    open_index: OpenIndex,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index = open_index(collection)
+    here = ChunkStore(engine, collection, word_embedder, index)
+    there = ChunkStore(engine, collection, word_embedder, open_index(collection))
+    look = index.ids
+
+    def add_and_look() -> np.ndarray:
+        if not list_documents(engine, collection, limit=1):
+            put(engine, collection, word_embedder, "a.txt", "Added meanwhile.")
+            there.refresh()
+        return look()
+
+    monkeypatch.setattr(index, "ids", add_and_look)
+    here.refresh()
+    assert [hit.source_id for hit in there.retrieve("meanwhile", 1, search="dense")] == ["a.txt"]
+
+
+def test_what_another_process_deletes_while_a_store_adds_it_leaves_the_index(
+    engine: Engine,
+    collection: Collection,
+    word_embedder: WordEmbedder,
+    open_index: OpenIndex,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put(engine, collection, word_embedder, "a.txt", "Deleted meanwhile.")
+    index = open_index(collection)
+    here = ChunkStore(engine, collection, word_embedder, index)
+    there = ChunkStore(engine, collection, word_embedder, open_index(collection))
+    add = index.add
+
+    def delete_and_add(ids: np.ndarray, vectors: np.ndarray) -> None:
+        there.delete(["a.txt"])
+        add(ids, vectors)
+
+    monkeypatch.setattr(index, "add", delete_and_add)
+    here.refresh()
+    assert index.ids().tolist() == []
+
+
+def test_what_comes_in_after_a_backup_is_restored_is_found_by_its_own_vectors(
+    tmp_path: Path, word_embedder: WordEmbedder
+) -> None:
+    file, kept = tmp_path / "refdesk.db", tmp_path / "backup.db"
+
+    def open_store() -> tuple[Engine, ChunkStore]:
+        engine = open_database(f"sqlite:///{file}")
+        collection = get_collection(engine, "papers")
+        index = FaissIndex(tmp_path / "papers.faiss", collection.dimension)
+        return engine, ChunkStore(engine, collection, word_embedder, index)
+
+    engine = open_database(f"sqlite:///{file}")
+    create_collection(engine, "papers", embedder="words", dimension=32, max_tokens=254)
+    engine.dispose()
+    shutil.copy(file, kept)
+    engine, store = open_store()
+    store.add_texts(["What the backup does not know."], ids=["lost"])
+    engine.dispose()
+    shutil.copy(kept, file)
+    engine, store = open_store()
+    store.add_texts(["What came in afterwards."], ids=["new"])
+    (hit,) = store.retrieve("What came in afterwards.", 1, search="dense")
+    engine.dispose()
+    assert (hit.source_id, hit.score) == ("new", pytest.approx(1, abs=5e-3))
+
+
 def test_words_find_what_the_embedder_blurs(
     engine: Engine, collection: Collection, store: ChunkStore, word_embedder: WordEmbedder
 ) -> None:
@@ -266,6 +340,18 @@ def test_a_collection_remembers_its_embedder_and_refuses_another(
     other = WordEmbedder(name="other")
     with pytest.raises(EmbedderMismatch, match=r"words.*other"):
         ChunkStore(engine, collection, other, open_index(collection))
+
+
+def test_a_collection_refuses_other_weights_of_the_same_name_once_it_was_opened(
+    engine: Engine, collection: Collection, word_embedder: WordEmbedder, open_index: OpenIndex
+) -> None:
+    index = open_index(collection)
+    ChunkStore(engine, collection, word_embedder, index)
+    ChunkStore(engine, collection, word_embedder, index)
+    retrained = WordEmbedder(fingerprint="retrained")
+    for seen in (collection, get_collection(engine, collection.name)):  # before and after it was noted
+        with pytest.raises(EmbedderMismatch, match=r"words \(32 dimensions, fingerprint of no weights.*retrained"):
+            ChunkStore(engine, seen, retrained, index)
 
 
 @pytest.mark.parametrize(

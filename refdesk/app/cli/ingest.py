@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -17,6 +17,7 @@ from refdesk.app.settings import Settings
 from refdesk.retriever.collections import Collection
 from refdesk.retriever.errors import InvalidUpload, RetrieverError
 from refdesk.retriever.parse import SUFFIXES
+from refdesk.retriever.parse.document import storable
 
 # Files parsed at a time: a folder larger than memory is no trouble.
 _BATCH_BYTES = 64 * 2**20
@@ -36,14 +37,18 @@ def ingest(settings: Settings, paths: tuple[Path, ...], collection: str, as_json
     """
     jobs: list[Job] = []
     refused: list[tuple[str, str]] = []
+
+    def refuse(source_id: str, reason: str) -> None:
+        refused.append((source_id, reason))
+        notes.print(f"{source_id}: {reason}", style="red", markup=False)
+
     with open_desk(settings) as desk:
         target = desk.ensure_collection(collection)
         desk.start("ingest")
-        for batch in _batches(_files(paths)):
+        for batch in _batches(_files(paths), refuse):
             job, reasons = _ingest(desk, target, batch)
-            refused += reasons
             for source_id, reason in reasons:
-                notes.print(f"{source_id}: {reason}", style="red", markup=False)
+                refuse(source_id, reason)
             if job is not None:
                 jobs.append(job)
                 if not as_json:
@@ -59,7 +64,7 @@ def _ingest(desk: Desk, collection: Collection, batch: list[Upload]) -> tuple[Jo
         intake = desk.take_in(collection, batch)
     except RetrieverError as error:
         causes = error.rejected if isinstance(error, InvalidUpload) and error.rejected else [("", error)]
-        return None, [(source_id or batch[0].source_id, str(cause)) for source_id, cause in causes]
+        return None, [(source_id or storable(batch[0].source_id), str(cause)) for source_id, cause in causes]
     job = _watch(desk, intake.job_id)
     return job, [(source_id, str(error)) for source_id, error in intake.rejected]
 
@@ -99,7 +104,7 @@ def _files(paths: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:
             yield path.name, path
 
 
-def _batches(files: Iterator[tuple[str, Path]]) -> Iterator[list[Upload]]:
+def _batches(files: Iterator[tuple[str, Path]], refuse: Callable[[str, str], None]) -> Iterator[list[Upload]]:
     batch: list[Upload] = []
     names: set[str] = set()
     size = 0
@@ -107,7 +112,11 @@ def _batches(files: Iterator[tuple[str, Path]]) -> Iterator[list[Upload]]:
         if source_id in names:
             raise InvalidUpload(f"{path}: another file has the source id {source_id!r}; ingest them apart")
         names.add(source_id)
-        batch.append(Upload(source_id, path.read_bytes()))
+        try:
+            batch.append(Upload(source_id, path.read_bytes()))
+        except OSError as error:
+            refuse(storable(source_id), f"the file cannot be read ({error.strerror})")
+            continue
         size += len(batch[-1].content)
         if size >= _BATCH_BYTES or len(batch) >= _BATCH_FILES:
             yield batch

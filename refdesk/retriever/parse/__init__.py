@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from refdesk.retriever.errors import DocumentTooLarge, UnreadableDocument, UnsupportedFormat
+from refdesk.retriever.errors import DocumentError, DocumentTooLarge, UnreadableDocument, UnsupportedFormat
 from refdesk.retriever.parse.document import ParsedDocument, storable
 from refdesk.retriever.parse.docx import parse_docx
 from refdesk.retriever.parse.html import parse_html
@@ -46,7 +46,13 @@ def parse(content: bytes, name: str, *, max_bytes: int = 64 * 2**20) -> ParsedDo
         raise DocumentTooLarge(f"{name}: {len(content):,} bytes; at most {max_bytes:,} are taken in")
     if not content:
         raise UnreadableDocument(f"{name}: the file is empty (0 bytes)")
-    parsed = SUFFIXES[suffix](content, name)
+    try:
+        parsed = SUFFIXES[suffix](content, name)
+    except DocumentError:
+        raise
+    except Exception as error:  # libraries trip over damage wherever they meet it, with whatever error
+        reason = f"{type(error).__name__}: {error}"
+        raise UnreadableDocument(f"{name}: the file is damaged or encrypted ({reason})") from error
     if not parsed.text.strip():
         raise UnreadableDocument(f"{name}: there is no text in it")
     return replace(parsed, title=storable(parsed.title))
