@@ -1,7 +1,7 @@
 """Who may do what: by bearer key; while no API key exists everything is open, and then on loopback only."""
 
 import ipaddress
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,7 +29,7 @@ def require(scope: str) -> Guard:
         desk = connection.app.state.desk
         engine = desk.engine
         if not await anyio.to_thread.run_sync(any_key, engine):
-            _check_local(desk.settings.host, connection.headers.get("host", ""))
+            _check_local(desk.settings.host, connection.headers)
             return
         kind, _, secret = connection.headers.get("authorization", "").partition(" ")
         held = await anyio.to_thread.run_sync(scope_of, engine, secret) if kind.lower() == "bearer" else None
@@ -49,22 +49,26 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _check_local(listens: str, asked: str) -> None:
+def _check_local(listens: str, headers: Mapping[str, str]) -> None:
     if not is_loopback(listens):
         raise Unauthorized(
             f"the service listens on {listens}, which is not loopback, and no API key exists;"
             " expected a key that was made by refdesk keys add NAME"
         )
-    # A web page may give its own name the address 127.0.0.1 (DNS rebinding); the browser still sends that name.
-    if not is_loopback(_host_name(asked)):
-        raise Forbidden(
-            f"the header Host is {asked!r}; expected localhost or a loopback address, for no API key exists"
-        )
+    # A web page may give its own name the address 127.0.0.1 (DNS rebinding), or send a form to this one; the browser
+    # still says whose page it is.
+    asked = {"Host": f"//{headers.get('host', '')}", "Origin": headers.get("origin", "//localhost")}
+    for header, url in asked.items():
+        if not is_loopback(_host_name(url)):
+            raise Forbidden(
+                f"the header {header} is {url.removeprefix('//')!r}; expected localhost or a loopback address, for no"
+                " API key exists"
+            )
 
 
-def _host_name(host: str) -> str:
-    """The name in a Host header, without its port and brackets; empty if there is none."""
+def _host_name(url: str) -> str:
+    """Without port and brackets; empty if there is none."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        return urlsplit(url).hostname or ""
     except ValueError:
         return ""

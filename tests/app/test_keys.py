@@ -108,6 +108,15 @@ def test_without_a_key_a_web_page_cannot_come_in_by_a_name_of_its_own(ask: Ask) 
         assert ask("/health/live", host=host).status_code == 200
 
 
+def test_without_a_key_a_web_page_can_send_no_form(ask: Ask) -> None:
+    for origin in ("https://evil.example", "http://127.0.0.1.evil.example", "null"):
+        refused = ask("/v1/collections", host="localhost:8040", origin=origin)
+        assert refused.status_code == 403
+        assert f"the header Origin is {origin!r}; expected localhost or a loopback" in refused.json()["detail"]
+    for origin in ("http://localhost:8040", "http://127.0.0.1:3000"):
+        assert ask("/v1/collections", host="localhost:8040", origin=origin).status_code == 200
+
+
 def test_without_a_key_loopback_is_open_by_each_of_its_names(ask: Ask) -> None:
     for host in ("127.0.0.1", "127.8.0.1:8040", "localhost", "LocalHost:80", "[::1]", "[::1]:8040"):
         assert ask("/v1/collections", host=host).status_code == 200
