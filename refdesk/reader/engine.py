@@ -100,6 +100,15 @@ class Engine:
         return self._pool.rotation is not None
 
     @property
+    def capacity(self) -> int:
+        """Tokens that its memory can hold, in every layer and KV head."""
+        return self._pool.blocks // self._pool.shape.slots * self._pool.block_size
+
+    def can_hold(self, request: GenerationRequest) -> bool:
+        """Whether the request fits its memory, with nobody else in it."""
+        return self._scheduler.most_blocks(request) <= self._pool.blocks
+
+    @property
     def memory_used(self) -> int:
         """Bytes of the blocks in use, idle runs included."""
         return self._pool.used * self._pool.block_bytes

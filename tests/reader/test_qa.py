@@ -12,7 +12,14 @@ from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions, memory_options
 from refdesk.reader.answer_form import AnswerForm
 from refdesk.reader.engine import Engine
-from refdesk.reader.errors import DeadlineExceeded, InvalidOption, PromptTooLong, ReaderError
+from refdesk.reader.errors import (
+    DeadlineExceeded,
+    EngineClosed,
+    InvalidOption,
+    MemoryTooSmall,
+    PromptTooLong,
+    ReaderError,
+)
 from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
@@ -27,6 +34,7 @@ TEXTS = {
     "bridge": "The Harrow Bridge was designed by Elin Marsh. It crosses the river Tarn.",
     "market": "The market of Harrow opens on Saturdays at seven.",
 }
+TOKEN_BYTES = 6 * (2 * 16 * 4 + 12)  # of the tiny models, with what is noted of an entry
 
 
 class Shelf:
@@ -209,6 +217,49 @@ def test_a_budget_that_the_instructions_use_up_is_refused_before_any_event(qa: Q
     memory = MemoryOptions(memory_options({"policy": "infinipot", "budget": 90}).policy, budget=90)
     with pytest.raises(InvalidMemory, match="budget is 90; expected at least"):
         next(qa.stream("where?", AnswerOptions(memory=memory)))
+
+
+@pytest.mark.parametrize(("reading", "heads"), [("together", True), ("auto", True), ("auto", False)])
+def test_auto_reads_within_the_memory_what_fits_the_window_but_not_that(
+    reading: AskedReading, heads: bool, tiny: Callable[..., ReaderModel]
+) -> None:
+    model = tiny("llama", 4096)
+    kept = made_heads() if heads else None
+    with Engine(model, chunk_tokens=64, memory_bytes=512 * TOKEN_BYTES) as engine:
+        qa = QA(wide_shelf, model, engine)
+        assert engine.capacity == 512
+        usage = qa.answer("where?", AnswerOptions(max_new_tokens=5, reading=reading, heads=kept)).usage
+        assert (usage.passages_dropped, usage.memory_policy) != (0, "none")
+        assert usage.prompt_tokens > 512 > usage.memory.peak_bytes / TOKEN_BYTES
+        few = QA(short_shelf, model, engine)
+        assert few.answer("where?", AnswerOptions(max_new_tokens=5, heads=kept)).usage.memory_policy == "none"
+        most = AnswerOptions(max_new_tokens=5, reading=reading, heads=kept, memory=KEEP_EVERYTHING)
+        with pytest.raises(MemoryTooSmall):
+            qa.answer("where?", most)
+
+
+def test_auto_reads_a_question_too_long_for_a_catalyst_all_the_same(tiny: Callable[..., ReaderModel]) -> None:
+    model = tiny("llama", 4096)
+    with Engine(model, chunk_tokens=64) as engine:
+        qa = QA(long_shelf, model, engine)
+        options = AnswerOptions(max_new_tokens=5, memory=memory_options({"policy": "auto", "budget": 1500}))
+        usage = qa.answer("Who is it and where? " * 80, options).usage
+        assert (usage.memory_policy, usage.passages_dropped) == ("infinipot", 0)
+
+
+def test_what_the_engine_refuses_is_refused_before_any_event(tiny: Callable[..., ReaderModel]) -> None:
+    model = tiny("llama", 4096)
+    with Engine(model, chunk_tokens=64, memory_bytes=512 * TOKEN_BYTES) as engine:
+        qa = QA(wide_shelf, model, engine)
+        untrained = AnswerOptions(memory=memory_options({"policy": "locret", "budget": 200}))
+        for options, error in (
+            (AnswerOptions(memory=KEEP_EVERYTHING), MemoryTooSmall),
+            (untrained, InvalidOption),
+        ):
+            with pytest.raises(error):
+                next(qa.stream("where?", options))
+    with pytest.raises(EngineClosed):
+        next(qa.stream("where?"))
 
 
 def test_without_passages_no_model_time_is_spent(model: ReaderModel, engine: Engine) -> None:

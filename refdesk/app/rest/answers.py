@@ -58,8 +58,7 @@ class AnswersController(Controller):
                 answer = await anyio.to_thread.run_sync(qa.answer, data.question, options, cancellation)
             return Response(answer_message(answer, desk.model_name), media_type="application/json")
         events = qa.stream(data.question, options, cancellation)
-        # The first event is awaited here, so that a bad request is answered by its status. Nothing is generated
-        # before the second.
+        # The first event is awaited here, so that what cannot be served is answered by its status.
         first = await anyio.to_thread.run_sync(next, events)
         return ServerSentEvent(_as_sent(events, first, desk.model_name, request, cancellation))
 
