@@ -11,12 +11,12 @@ def choose(
     asked: MemoryOptions, window: int, chunk: int, question: int, *, shared: bool, heads: bool, moves: bool
 ) -> MemoryOptions:
     """The best policy that can be had, with the size that `asked` names, or half of what a `chunk` leaves of the
-    `window`, at least a quarter of it. `window`: the model's, or the tokens that the memory holds if they are fewer.
+    `window`, at least a quarter of it. `window`: the model's, or what the memory holds if that is fewer tokens.
 
     Locret where there are trained `heads`, else InfiniPot, which needs none. Either with the question in view,
     unless what is read is `shared` with other questions, or InfiniPot would read too many tokens of `question`
-    behind every chunk. Where entries cannot be given other positions (`moves`), KV-Compress: the best of those that
-    leave them.
+    behind every chunk. Where entries cannot be given other positions (`moves`), KV-Compress: the best of those
+    that leave them.
     """
     policy: EvictionPolicy
     if not moves:

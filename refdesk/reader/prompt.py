@@ -106,7 +106,7 @@ class Segments:
             raise PromptTooLong(len(system) + len(self.asked), max_new_tokens, window, "the question")
         if policy is not None and len(catalyst) > MOST_OBSERVED:
             raise InvalidMemory(
-                f"memory policy is {policy.name}, which reads the question behind each chunk, and the question takes"
+                f"memory policy is {policy.name}, which reads the question behind each chunk, and that takes"
                 f" {len(catalyst)} tokens; expected {MOST_OBSERVED} at most, or another policy"
             )
         lengths = [len(passage) for passage in self.passages]

@@ -224,7 +224,7 @@ class QA:
                 finish_reason=generation.finish_reason,
                 passages=prompt.used,
                 reference_nll=_mean(generation.continuation_nll[0]) if generation.continuation_nll else None,
-                well_formed=written.well_formed and len(quoted) == len(set(written.quotes)),
+                well_formed=written.well_formed and all(cite_quotes([one], prompt.used) for one in written.quotes),
             )
         )
 
