@@ -11,6 +11,10 @@ if TYPE_CHECKING:  # requests name policies, and torch takes seconds to import
 
 Catalyst = Literal["none", "generic", "question"]
 
+MOST_OBSERVED = 512
+"""Queries that are observed at once, at most: they are read in one forward, and what they look at takes a float32
+for each of them, query head of a group and entry held, which no ceiling of memory counts."""
+
 
 @dataclass(frozen=True)
 class Entries:
@@ -113,11 +117,13 @@ class ObservingPolicy(EvictionPolicy, ABC):
 
 
 def check_window(queries: int, pooling: int) -> None:
-    """Raise InvalidMemory unless these can be used: at least one query, an odd number of neighbours."""
-    if queries < 1:
-        raise InvalidMemory(f"memory option queries is {queries}; expected at least 1")
-    if pooling % 2 == 0:
-        raise InvalidMemory(f"memory option pooling is {pooling}; expected an odd number")
+    """Raise InvalidMemory unless these can be used: some queries, an odd number of neighbours."""
+    if not 1 <= queries <= MOST_OBSERVED:
+        raise InvalidMemory(f"memory option queries is {queries}; expected 1 to {MOST_OBSERVED}")
+    if not 1 <= pooling < MOST_OBSERVED or pooling % 2 == 0:
+        raise InvalidMemory(
+            f"memory option pooling is {pooling}; expected an odd number, {MOST_OBSERVED - 1} at most"
+        )
 
 
 def check_percent(option: str, value: int, most: int = 100) -> None:

@@ -83,6 +83,11 @@ class Run:
         """It stands where it was read."""
         return np.zeros_like(self.table)
 
+    @cached_property
+    def size(self) -> int:
+        """How many blocks it has."""
+        return int(self.blocks.sum())
+
     def ids(self) -> Ids:
         """Its blocks."""
         return self.table[np.arange(self.table.shape[2]) < self.blocks[..., None]]
@@ -106,12 +111,12 @@ class Runs:
     @property
     def blocks(self) -> int:
         """Blocks of all runs."""
-        return sum(int(run.blocks.sum()) for run in self._runs.values())
+        return sum(run.size for run in self._runs.values())
 
     @property
     def idle_blocks(self) -> int:
         """Blocks of runs that nobody uses: they can be had for the asking."""
-        return sum(int(run.blocks.sum()) for run in self._runs.values() if not run.users)
+        return sum(run.size for run in self._runs.values() if not run.users)
 
     def hold(self, key: RunKey) -> Run:
         """The run, which stays at least until it is let go. Raises KeyError if there is none."""
@@ -152,7 +157,7 @@ class Runs:
             if freed >= blocks:
                 return
             if not run.users:
-                freed += int(run.blocks.sum())
+                freed += run.size
                 self._pool.give(run.ids())
                 del self._runs[key]
 

@@ -40,8 +40,7 @@ class Sequence:
     sequence. Others share them at other places, so keys stay as they are, and attention sees to it. `places`: all
     the shifts that there are, ascending from 0.
 
-    `start`: the position of its first token. `position`: of the next one. `seen`: tokens read so far, those of
-    others not counted.
+    `start`: the position of its first token. `position`: of the next one.
     """
 
     def __init__(
@@ -50,7 +49,6 @@ class Sequence:
         """`behind` what others hold, each moved on `by` so many positions: not at all where that is not given."""
         self.pool = pool
         self.start = self.position = position
-        self.seen = 0
         shape = (pool.shape.layers, pool.shape.kv_heads)
         self.table: Ids = np.zeros((*shape, 8), np.int32)
         self.shifts: Ids = np.zeros_like(self.table)
@@ -130,7 +128,6 @@ class Sequence:
             self.pool.fill[ids[filled > 0]] = filled[filled > 0]
         self.own = grown
         self.position += rows
-        self.seen += rows
 
     def cut(self, own: Counts) -> None:
         """Keep the first `own` own entries of every row; blocks behind them go back to the pool at once."""
@@ -141,7 +138,6 @@ class Sequence:
         """The last `rows` tokens, of which none has been evicted, were never read."""
         self._keep(self.own - rows)
         self.position -= rows
-        self.seen -= rows
 
     def release(self) -> None:
         """Give every own block back. What belongs to others stays theirs."""

@@ -102,8 +102,8 @@ def cite_quotes(quotes: Sequence[str], passages: Sequence[Passage]) -> list[Cita
     """Where the quotes stand, to the letter but for white space, in their order and none twice; those that stand
     in no passage are left out."""
     found: list[Citation] = []
-    for quote in filter(None, dict.fromkeys(quote.strip() for quote in quotes)):
-        pattern = re.compile(r"\s+".join(map(re.escape, quote.split())))
+    for words in filter(None, dict.fromkeys(tuple(quote.split()) for quote in quotes)):
+        pattern = re.compile(r"\s+".join(map(re.escape, words)))
         place = next(((p, match) for p in passages if (match := pattern.search(p.text))), None)
         if place is not None:
             passage, match = place

@@ -8,6 +8,7 @@ from typing import Any
 
 _REPLACEMENT = "\ufffd"
 _WINDOW = 32  # tokens decoded again per step: long enough for every decoder's context, short enough to be free
+_CHARACTER = 4  # tokens at most: its bytes
 
 
 class Detokenizer:
@@ -24,20 +25,25 @@ class Detokenizer:
     def push(self, token_id: int) -> str:
         """The text that is certain now and was not before; often a word, sometimes nothing."""
         self._window.append(token_id)
-        text = self._decode()
+        text = self._decode(self._window)
         certain = text.rstrip(_REPLACEMENT)
         piece = certain[self._emitted :]
         self._emitted = max(self._emitted, len(certain))
         if len(self._window) > _WINDOW and len(certain) == len(text):
-            # Clean end: whatever follows is appended, so the window may shrink without changing a character.
-            self._window = self._window[-_WINDOW // 4 :]
-            self._emitted = len(self._decode())
+            self._shrink(text)
         return piece
 
-    def _decode(self) -> str:
-        text: str = self._tokenizer.decode(
-            self._window, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+    def _shrink(self, text: str) -> None:
+        """Keep the last tokens of a window whose text ends with a whole character: so many that what they say by
+        themselves is the end of it. Those that begin inside a character may say something else."""
+        for kept in range(_WINDOW // 4, _WINDOW // 4 + _CHARACTER):
+            tail = self._decode(self._window[-kept:])
+            if tail and text.endswith(tail):
+                self._window, self._emitted = self._window[-kept:], len(tail)
+                return
+
+    def _decode(self, token_ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
 

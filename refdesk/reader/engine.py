@@ -100,6 +100,15 @@ class Engine:
         return self._pool.rotation is not None
 
     @property
+    def capacity(self) -> int:
+        """Tokens that its memory can hold, in every layer and KV head."""
+        return self._pool.blocks // self._pool.shape.slots * self._pool.block_size
+
+    def can_hold(self, request: GenerationRequest) -> bool:
+        """Whether the request fits its memory, with nobody else in it."""
+        return self._scheduler.most_blocks(request) <= self._pool.blocks
+
+    @property
     def memory_used(self) -> int:
         """Bytes of the blocks in use, idle runs included."""
         return self._pool.used * self._pool.block_bytes
@@ -107,12 +116,9 @@ class Engine:
     def close(self) -> None:
         """Cancel what runs and waits, and wait for the thread to end. Calling it again does nothing."""
         with self._changed:
-            if self._closed:
-                return
             self._closed = True
             self._changed.notify()
         self._thread.join()
-        self._forward.close()
 
     def __enter__(self) -> "Engine":
         return self
@@ -150,13 +156,27 @@ class Engine:
                 self._jobs[stream].cancelled = True
 
     def _serve(self) -> None:
-        while self._take_in():
-            try:
-                self._scheduler.step()
-            except Exception as error:  # it belongs to whoever reads these streams; the engine serves on
-                _log.exception("a step of the engine failed; whoever ran is told, whoever waits is served")
-                self._scheduler.fail_all(error)
-        self._scheduler.end_all()
+        try:
+            while self._take_in():
+                try:
+                    self._scheduler.step()
+                except Exception as error:  # it belongs to whoever reads these streams; the engine serves on
+                    _log.exception("a step of the engine failed; whoever ran is told, whoever waits is served")
+                    self._scheduler.fail_all(error)
+            self._scheduler.end_all()
+        except Exception:
+            _log.exception("the engine has ended, for what failed could not be ended; whoever is left is told")
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """The thread ends, however that came: nobody waits for it, and the model is its own again."""
+        with self._changed:
+            self._closed = True
+            for stream in self._jobs:
+                if not stream.done:
+                    stream.finish(EngineClosed("the engine has ended before the request was done"))
+        self._forward.close()
 
     def _take_in(self) -> bool:
         """Hand what has arrived to the scheduler; waits while there is nothing to do. False when closed."""

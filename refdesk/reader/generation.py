@@ -104,8 +104,8 @@ class GenerationRequest:
 
     @property
     def prompt_tokens(self) -> int:
-        """All that is read."""
-        return sum(map(len, self.front + self.passages)) + len(self.token_ids)
+        """All that is read; passages that are equal are read once."""
+        return sum(map(len, (*self.front, *set(self.passages), self.token_ids)))
 
     @property
     def room(self) -> int:

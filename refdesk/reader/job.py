@@ -10,7 +10,7 @@ from refdesk.memory.sequence import Sequence
 from refdesk.reader.detokenize import Detokenizer, StopFilter
 from refdesk.reader.generation import NOTHING_HELD, FinishReason, Generation, GenerationRequest, MemoryUse
 from refdesk.reader.model import ReaderModel
-from refdesk.reader.reading import Reading
+from refdesk.reader.reading import Reading, token_nll
 from refdesk.reader.sampling import Sampler
 from refdesk.reader.stream import Stream
 
@@ -39,7 +39,6 @@ class Job:
         self._forks: list[Sequence] = []
         self._read: float | None = None  # when the prompt was
         self._decode_started: float | None = None
-        self._last_logits = torch.empty(0)
         self._end_ids = model.end_ids
         self._generated: list[int] = []
         self._text: list[str] = []
@@ -82,33 +81,34 @@ class Job:
     def _prompt_read(self, logits: torch.Tensor) -> None:
         self._read = perf_counter()
         self.promised = self.promised_after
-        self._last_logits = logits
         self.readings = []
+        behind = logits.clone()  # a view of one row would hold all the rows of its step
         for index, continuation in enumerate(self.request.continuations):
-            self._score(index, continuation)
+            self._score(index, continuation, behind)
         if not self.request.continuations:  # else the last that is scored goes on
             self._decode(logits)
 
-    def _score(self, index: int, continuation: tuple[int, ...]) -> None:
-        """Read a continuation behind the prompt, in a sequence of its own that shares what the prompt left."""
+    def _score(self, index: int, continuation: tuple[int, ...], behind: torch.Tensor) -> None:
+        """Read a continuation behind the prompt, whose logits are `behind`, in a sequence of its own that shares
+        what the prompt left. Its last token need not be read."""
+        *front, last = continuation
+        reading: Reading | None = None
 
-        def scored(behind: torch.Tensor) -> None:
-            rows = torch.cat([self._last_logits, behind]).float()
-            target = torch.tensor(continuation, device=rows.device)
-            nll = torch.nn.functional.cross_entropy(rows, target, reduction="none")
-            self._nll[index] = tuple(nll.tolist())
+        def scored(logits: torch.Tensor) -> None:
+            read = [] if reading is None else reading.nll
+            self._nll[index] = (*read, *token_nll(logits, (last,)).tolist())
             if len(self._nll) == len(self.request.continuations):
                 self._let_forks_go()
-                self._decode(self._last_logits)
+                self._decode(behind)
 
-        if len(continuation) == 1:
-            scored(self._last_logits[:0])
+        if not front:
+            scored(behind)
             return
         assert self._sequence is not None
         fork = Sequence(self._sequence.pool, [self._sequence], self._sequence.position)
         self._forks.append(fork)
-        adapter = self.request.adapter
-        self.readings.append(Reading(fork, continuation[:-1], scored, keep_all=True, adapter=adapter))
+        reading = Reading(fork, tuple(front), scored, behind=behind, adapter=self.request.adapter)
+        self.readings.append(reading)
 
     def _decode(self, logits: torch.Tensor) -> None:
         """Choose the next token and hand out the text it completes; have it read unless the text has ended."""

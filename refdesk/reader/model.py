@@ -71,11 +71,6 @@ class ReaderModel:
         return frozenset(i for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
 
     @cached_property
-    def control_tokens(self) -> tuple[str, ...]:
-        """The spellings of the tokens that are not text, such as the marks of a turn."""
-        return tuple(added.content for added in self.tokenizer.added_tokens_decoder.values() if added.special)
-
-    @cached_property
     def literal_tokenizer(self) -> Tokenizer:
         """A tokenizer of its own that reads control tokens as plain text and adds none: for text that must not
         command."""
@@ -116,8 +111,9 @@ def load_model(
     report(f"loading {name} in {str(chosen).removeprefix('torch.')} on {device}")
     try:
         with no_progress_bars():
+            # Other weights are in no fingerprint, and run code when they are read.
             model = AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=chosen, local_files_only=True, **special
+                str(folder), dtype=chosen, local_files_only=True, use_safetensors=True, **special
             )
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, SafetensorError) as error:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 from jinja2 import TemplateError
 
 from refdesk.memory.allotment import Layout
+from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions
-from refdesk.memory.policy import Catalyst
+from refdesk.memory.policy import MOST_OBSERVED, Catalyst
 from refdesk.reader.answer_form import AnswerForm, ask_in_form
 from refdesk.reader.errors import InvalidOption, PromptTooLong
 from refdesk.reader.passage import Passage
@@ -94,7 +95,8 @@ class Segments:
     ) -> Prompt:
         """The longest prompt that leaves room for `max_new_tokens` in the window, as `memory` holds what is read
         in chunks of `chunk`. `moves`: the model's entries can be given other positions. The rest as in
-        `build_prompt`, which see."""
+        `build_prompt`, which see. Raises InvalidMemory, besides, for a question that is too long to be read behind
+        each chunk, and for a budget that is used up by what stands in front."""
         check_reading(reading)
         policy = memory.policy
         ahead = question_first or (policy is not None and policy.question_first)
@@ -102,6 +104,11 @@ class Segments:
         catalyst = self.catalysts[policy.catalyst if policy is not None else "none"]
         if len(system) + len(self.asked) + max_new_tokens > window:
             raise PromptTooLong(len(system) + len(self.asked), max_new_tokens, window, "the question")
+        if policy is not None and len(catalyst) > MOST_OBSERVED:
+            raise InvalidMemory(
+                f"memory policy is {policy.name}, which reads the question behind each chunk, and that takes"
+                f" {len(catalyst)} tokens; expected {MOST_OBSERVED} at most, or another policy"
+            )
         lengths = [len(passage) for passage in self.passages]
 
         def fits(tokens: int, passages: tuple[int, ...] = (), parts: int = 1, in_line: bool = False) -> bool:

@@ -195,13 +195,11 @@ class QA:
             yield Done(_unread("", "cancelled", len(passages), clock))
             return
         clock.lap("compress")
-        prompt, memory = self._fitted(question, shorter, room, options)
+        prompt, request = self._fitted(question, shorter, options, reference)
         clock.lap("prompt")
-        request = _request(prompt, memory, options, reference)
-        clock.left(options.deadline_s)  # here and by the request: what cannot be served fails before any event
-        yield Retrieved(passages)
-        stream = submit(request)
+        stream = submit(request)  # what cannot be served fails here, before any event
         try:
+            yield Retrieved(passages)
             for piece in stream:
                 if options.form != "quote":  # else what comes is not the answer yet, and perhaps never
                     yield Token(piece)
@@ -222,11 +220,11 @@ class QA:
             Answer(
                 text=written.text,
                 citations=tuple(citations),
-                usage=_usage(len(passages), prompt, memory, shortening, options, generation, clock),
+                usage=_usage(len(passages), prompt, request.memory, shortening, options, generation, clock),
                 finish_reason=generation.finish_reason,
                 passages=prompt.used,
                 reference_nll=_mean(generation.continuation_nll[0]) if generation.continuation_nll else None,
-                well_formed=written.well_formed and len(quoted) == len(set(written.quotes)),
+                well_formed=written.well_formed and all(cite_quotes([one], prompt.used) for one in written.quotes),
             )
         )
 
@@ -252,29 +250,33 @@ class QA:
         return options.shorten(question, passages, self._model.window - new - around, submit)
 
     def _fitted(
-        self, question: str, passages: Sequence[Passage], room: int, options: AnswerOptions
-    ) -> tuple[Prompt, MemoryOptions]:
-        """The prompt, and how it is held. What a caller asks for stands. Where that is `auto`, nothing is thinned
-        that fits the window as it is to be read, and the budget; else all of it is read under a budget, and
-        passages are dropped only where not even that is possible."""
+        self, question: str, passages: Sequence[Passage], options: AnswerOptions, reference: tuple[int, ...]
+    ) -> tuple[Prompt, GenerationRequest]:
+        """The prompt, and how the engine is asked for it. What a caller asks for stands. Where that is `auto`,
+        nothing is thinned that fits the window as it is to be read, the engine's memory, and the budget; else all
+        of it is read under a budget, and passages are dropped only where not even that is possible."""
         segments = encode_segments(question, passages, self._model, options.form)
         window, chunk, moves = self._model.window, self._engine.chunk_tokens, self._engine.moves_entries
+        room = max(options.room, len(reference))
 
-        def fitted(memory: MemoryOptions) -> Prompt:
-            return segments.fitted(window, room, options.reading, memory=memory, chunk=chunk, moves=moves)
+        def fitted(memory: MemoryOptions) -> tuple[Prompt, GenerationRequest]:
+            prompt = segments.fitted(window, room, options.reading, memory=memory, chunk=chunk, moves=moves)
+            return prompt, _request(prompt, memory, options, reference)
 
         asked = options.memory
         if not asked.auto:
-            return fitted(asked), asked
-        whole: Prompt | None = None
+            return fitted(asked)
+        whole: tuple[Prompt, GenerationRequest] | None = None
         with suppress(PromptTooLong):  # thinned, it may yet fit
-            whole = fitted(KEEP_EVERYTHING)
-        if whole is not None and not whole.dropped and whole.tokens <= asked.budget_for(whole.tokens):
-            return whole, KEEP_EVERYTHING
+            whole = prompt, request = fitted(KEEP_EVERYTHING)
+            within = prompt.tokens <= asked.budget_for(prompt.tokens)
+            if within and not prompt.dropped and self._engine.can_hold(request):
+                return whole
         chosen = choose(
             asked,
-            window,
+            min(window, self._engine.capacity),
             chunk,
+            len(segments.catalysts["question"]),
             shared=options.reading == "apart",
             heads=options.heads is not None,
             moves=moves,
@@ -284,10 +286,10 @@ class QA:
         except (PromptTooLong, InvalidMemory):
             if whole is None or asked.sized:
                 raise
-            return whole, KEEP_EVERYTHING
-        if thinned.dropped and whole is not None and not asked.sized:
-            return whole, KEEP_EVERYTHING
-        return thinned, chosen
+            return whole
+        if thinned[0].dropped and whole is not None and not asked.sized:
+            return whole
+        return thinned
 
 
 def _unread(text: str, reason: Literal["cancelled", "no_passages"], retrieved: int, clock: Clock) -> Answer:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from refdesk.memory.allotment import Allotment
 from refdesk.memory.attention import Part
@@ -18,8 +18,8 @@ _HELD_WHOLE = Allotment(KEEP_EVERYTHING, 0)
 
 
 class Reading:
-    """`tokens` that go into `sequence`; `finished` gets the logits `[1, vocabulary]` behind the last of them, or
-    with `keep_all` those behind each, when they are in.
+    """`tokens` that go into `sequence`; `finished` gets the logits `[1, vocabulary]` behind the last of them when
+    they are in. `behind`: those in front of the first; then `nll` says of each token how little it was expected.
 
     `allotment`: how much of them, or of a text that they are generated behind, is held; its policy thins all but
     the local ones as they come. `generated`: how many tokens have been, these among them; 0 for a text. `catalyst`
@@ -36,7 +36,7 @@ class Reading:
         generated: int = 0,
         catalyst: tuple[int, ...] = (),
         heads: RetainingHeads | None = None,
-        keep_all: bool = False,
+        behind: torch.Tensor | None = None,
         adapter: Adapter | None = None,
     ) -> None:
         self.sequence = sequence
@@ -48,12 +48,12 @@ class Reading:
         self.generated = generated > 0
         self._catalyst = catalyst
         self._heads = heads
-        self._keep_all = keep_all
+        self._scored = behind is not None
         self.adapter = adapter
         self._done = 0
         self._chunk: tuple[int, ...] = ()
-        self._logits: list[torch.Tensor] = []
-        self._behind: torch.Tensor | None = None  # the logits behind what is done, where novelty is asked for
+        self._behind = behind  # what is done, where likelihoods are asked for
+        self.nll: list[float] = []
 
     @property
     def least(self) -> int:
@@ -102,7 +102,7 @@ class Reading:
     def kept_rows(self) -> range:
         """The rows of the part whose logits are needed."""
         rows = len(self._chunk)
-        if self._keep_all or (self._thinning is not None and self._thinning.novel):
+        if self._scored or (self._thinning is not None and self._thinning.novel):
             return range(rows)
         return range(rows - 1, rows) if rows == self.left else range(0)
 
@@ -112,10 +112,10 @@ class Reading:
         self._done += len(self._chunk)
         if policy is not None:
             self._thin(policy, logits)
-        if self._keep_all:
-            self._logits.append(logits)
+        if self._scored:
+            self.nll += self._chunk_nll(logits).tolist()
         if not self.left:
-            self._finished(torch.cat(self._logits) if self._keep_all else logits[-1:])
+            self._finished(logits[-1:])
 
     def _thin(self, policy: EvictionPolicy, logits: torch.Tensor) -> None:
         self.sequence.forget(len(self._catalyst))
@@ -127,15 +127,17 @@ class Reading:
 
     def _note_novelty(self, logits: torch.Tensor) -> None:
         """Of the chunk that has been read: its negative log-likelihood, in view of what was held."""
-        tokens = torch.tensor(self._chunk, device=logits.device)
-        if self._behind is None:  # nothing says how likely the first is
-            nll = cross_entropy(logits[:-1].float(), tokens[1:], reduction="none")
-            nll = torch.cat([nll.new_full((1,), float("inf")), nll])
-        else:
-            nll = cross_entropy(torch.cat([self._behind, logits[:-1]]).float(), tokens, reduction="none")
-        self._behind = logits[-1:]
         slots = torch.from_numpy(self.sequence.latest_slots(len(self._chunk))).to(logits.device)
-        self.sequence.pool.novelty.view(-1)[slots] = nll
+        self.sequence.pool.novelty.view(-1)[slots] = self._chunk_nll(logits)
+
+    def _chunk_nll(self, logits: torch.Tensor) -> torch.Tensor:
+        """Of each token of the chunk that has been read. What nothing stands in front of is expected by nobody."""
+        if self._behind is None:
+            nll = pad(token_nll(logits[:-1], self._chunk[1:]), (1, 0), value=float("inf"))
+        else:
+            nll = token_nll(torch.cat([self._behind, logits[:-1]]), self._chunk)
+        self._behind = logits[-1:].clone()  # a view of one row would hold all the rows of its step
+        return nll
 
     def _make_room(self, policy: EvictionPolicy) -> None:
         """Evict before another token would take more than a block a row above the budget."""
@@ -145,3 +147,11 @@ class Reading:
         most = (-(-self._room // sequence.pool.block_size) + 1) * sequence.own.size
         if int(sequence.own_blocks.sum()) + sequence.missing(1) > most:
             evict(sequence, policy, self._room)
+
+
+def token_nll(logits: torch.Tensor, tokens: tuple[int, ...]) -> torch.Tensor:
+    """How little `tokens` are expected by the `logits` `[n, vocabulary]` in front of each: their negative
+    log-likelihoods `[n]` in nats, float32."""
+    return cross_entropy(
+        logits.float(), torch.tensor(tokens, dtype=torch.int64, device=logits.device), reduction="none"
+    )

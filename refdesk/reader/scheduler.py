@@ -49,9 +49,13 @@ class Scheduler:
         """Whether there is nothing to do."""
         return not (self._waiting or self._running)
 
+    def most_blocks(self, request: GenerationRequest) -> int:
+        """The most blocks that the request and its runs will ever take."""
+        return max(self._promises(request)) + sum(map(self._run_blocks, run_keys(request)))
+
     def check_fits(self, request: GenerationRequest) -> None:
         """Raise MemoryTooSmall if the request does not fit the pool even with nobody else in it."""
-        needed = max(self._promises(request)) + sum(self._run_blocks(key) for key in run_keys(request))
+        needed = self.most_blocks(request)
         if needed > self._pool.blocks:
             size = self._pool.block_bytes
             raise MemoryTooSmall(needed * size, self._pool.blocks * size)

@@ -4,9 +4,11 @@ import re
 from itertools import pairwise
 
 # A full stop, a question or exclamation mark, perhaps closing quotes, then space and something that opens a
-# sentence; or an empty line; or a line break before a bullet or a numbered item.
+# sentence; or an empty line; or a line break before a bullet or a numbered item. Each begins where a run of marks
+# or of white space does and gives nothing of it back, so that a long run is gone through once.
 _END = re.compile(
-    r"""(?P<mark>[.!?…]+["'”’)\]]*)\s+(?=["'“‘(\[]*[\w$€£#*-])|\s*\n\s*\n\s*|\s*\n\s*(?=(?:[-*•‣–]|\(?\d+[.)])\s)"""
+    r"""(?P<mark>(?<![.!?…])[.!?…]++["'”’)\]]*+)\s++(?=["'“‘(\[]*+[\w$€£#*-])"""
+    r"""|(?<!\s)[^\S\n]*+\n(?:[^\S\n]*+\n\s*+|\s*+(?=(?:[-*•‣–]|\(?\d++[.)])\s))"""
 )
 _CJK_END = re.compile(r"[。！？]+[」』”）]*")
 _ABBREVIATION = re.compile(

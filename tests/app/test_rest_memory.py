@@ -1,12 +1,13 @@
 """Memory and reading as options of a question, over REST."""
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
-from bench.service import finished, upload
+from bench.service import Service, finished, upload
 
 pytestmark = pytest.mark.models
 
@@ -89,3 +90,23 @@ def test_memory_that_is_no_object_is_refused(client: httpx.Client, name: str) ->
     for wrong in ("kv_compress", 8, [8]):
         response = client.post("/v1/answers", json={"question": QUESTION, "collection": name, "memory": wrong})
         assert (response.status_code, response.json()["type"]) == (400, "urn:refdesk:problem:invalid-request")
+
+
+def test_what_can_never_be_held_is_refused_by_status_streamed_or_not_and_thinned_where_nothing_is_asked(
+    make_service: Callable[..., Service],
+) -> None:
+    small = make_service(REFDESK_KV_MEMORY_MB="48", REFDESK_DTYPE="float32").start(ready=True)  # 1,000 tokens
+    small.post("/v1/collections", json={"name": "small"}).raise_for_status()
+    finished(small, upload(small, "small", **PAGES).json()["job"]["id"])
+    asked = {"question": QUESTION, "collection": "small", "k": 5, "max_new_tokens": 300, "stop": []}
+    untrained = {"policy": "locret", "budget": 400}
+    for stream in (False, True):
+        for memory, adapter, type_ in (
+            ({"policy": "none"}, None, "memory-too-small"),
+            (untrained, "none", "invalid-option"),
+        ):
+            body = asked | {"stream": stream, "memory": memory, "adapter": adapter}
+            response = small.post("/v1/answers", json=body)
+            assert (response.status_code, response.json()["type"]) == (422, f"urn:refdesk:problem:{type_}")
+    usage = small.post("/v1/answers", json=asked).raise_for_status().json()["usage"]
+    assert (usage["memory_policy"], usage["passages_dropped"]) == ("locret_q", 0)

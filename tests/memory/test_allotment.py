@@ -97,7 +97,6 @@ def test_no_more_blocks_and_positions_are_used_than_promised(
             evict(sequence, policy, room)
         read(1, after, end + generated)
     check_pool(pool, [sequence])
-    assert sequence.seen == tokens + new
 
 
 @given(st.integers(1, 400), st.integers(0, 60), st.sampled_from([1, 16, 24]))

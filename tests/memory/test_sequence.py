@@ -92,10 +92,10 @@ def test_what_is_in_front_belongs_to_others() -> None:
     sequence = Sequence(pool, [first, second], position=9)
     assert pool.used == used
     assert (sequence.entries == 14).all() and (sequence.blocks == 5).all() and not len(sequence.own_ids())
-    assert (sequence.position, sequence.seen) == (9, 0)
+    assert (sequence.start, sequence.position) == (9, 9)
     write(sequence, 1)
     assert held_positions(sequence, 1, 2) == [*range(5), *range(9), 9]
-    assert (sequence.position, sequence.seen) == (10, 1)
+    assert (sequence.start, sequence.position) == (9, 10)
     sequence.release()
     assert pool.used == used
     check_pool(pool, [first, second])

@@ -16,6 +16,7 @@ from refdesk.reader.scheduler import Scheduler
 from refdesk.reader.stream import Stream
 
 SLOTS = 6  # 3 layers of 2 KV heads
+TOKEN_BYTES = SLOTS * (2 * 16 * 4 + 12)  # with what is noted of an entry
 
 
 def ids(count: int, seed: int = 0) -> tuple[int, ...]:

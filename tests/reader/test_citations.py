@@ -128,4 +128,4 @@ def test_a_quote_of_the_model_is_cited_where_it_stands_to_the_letter() -> None:
 
 def test_a_quote_that_stands_nowhere_is_not_cited_and_one_twice_is_cited_once() -> None:
     assert cite_quotes(["It rose to 6,100,000 euros", "(.*)", ""], PASSAGES[:1]) == []
-    assert len(cite_quotes(["Pumps need oil", "Pumps need oil"], PASSAGES)) == 1
+    assert len(cite_quotes(["Pumps need oil", "Pumps need oil", "Pumps\n need  oil "], PASSAGES)) == 1

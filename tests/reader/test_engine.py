@@ -217,6 +217,21 @@ def test_an_error_reaches_the_reader_and_the_engine_serves_on(tiny: Tiny) -> Non
         assert engine.submit(GenerationRequest(encode(model), 3)).result().completion_tokens == 3
 
 
+def test_an_engine_that_cannot_go_on_tells_whoever_waits_and_gives_the_model_back(endless: ReaderModel) -> None:
+    engine = Engine(endless)
+    running, waiting = (engine.submit(long_request(endless)) for _ in range(2))
+    next(iter(running))
+    engine._scheduler._running.insert(0, None)  # type: ignore[arg-type]  # can neither go on nor be ended
+    for stream in (running, waiting):
+        with pytest.raises(EngineClosed, match="has ended"):
+            stream.result(timeout_s=30)
+    with pytest.raises(EngineClosed):
+        engine.submit(long_request(endless))
+    engine.close()
+    with Engine(endless) as another:
+        assert another.submit(GenerationRequest(encode(endless), 3)).result(timeout_s=30).completion_tokens == 3
+
+
 def test_a_reader_that_stops_reading_does_not_hold_up_the_engine(tiny: Tiny) -> None:
     model = tiny()
     with Engine(model) as engine:

@@ -81,6 +81,14 @@ def test_damaged_weights_are_refused(tiny: Tiny, tmp_path: Path) -> None:
         load_model(str(folder), tmp_path)
 
 
+def test_weights_that_no_fingerprint_knows_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+    folder = save(tiny("llama"), tmp_path / "old")
+    (folder / "model.safetensors").unlink()
+    torch.save(tiny("llama").model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(ModelNotFound, match=r"old cannot be loaded .* no file named model\.safetensors"):
+        load_model(str(folder), tmp_path)
+
+
 def test_an_unknown_dtype_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match="'int3'; expected auto, bfloat16"):
         load_model(None, tmp_path, dtype="int3")

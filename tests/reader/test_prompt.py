@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import MemoryOptions, memory_options
 from refdesk.memory.policies import POLICIES
 from refdesk.memory.policies.locret import Locret
@@ -166,6 +167,16 @@ def test_the_catalyst_is_what_the_policy_wants(tiny: Tiny) -> None:
     assert {name for name, text in found.items() if text} == {"infinipot", "infinipot_q"}
     assert found["infinipot"].startswith("Sum up")
     assert found["infinipot_q"].startswith("Question: where?")
+
+
+def test_a_question_that_is_too_long_to_be_read_behind_every_chunk_is_refused_to_a_policy_that_does_so(
+    tiny: Tiny,
+) -> None:
+    long, options = encode_segments("why? " * 400, PASSAGES, tiny("llama", 8192)), {"budget": 4000, "local": 8}
+    for name in ("infinipot", "locret_q"):
+        assert long.fitted(8192, 50, memory=memory_options({"policy": name, **options}), chunk=64).used
+    with pytest.raises(InvalidMemory, match=r"infinipot_q, .* takes \d+ tokens; expected 512 at most"):
+        long.fitted(8192, 50, memory=memory_options({"policy": "infinipot_q", **options}), chunk=64)
 
 
 @pytest.mark.parametrize("reading", ["together", "apart", "auto"])

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,7 +11,14 @@ from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions, memory_options
 from refdesk.reader.answer_form import AnswerForm
 from refdesk.reader.engine import Engine
-from refdesk.reader.errors import DeadlineExceeded, InvalidOption, PromptTooLong, ReaderError
+from refdesk.reader.errors import (
+    DeadlineExceeded,
+    EngineClosed,
+    InvalidOption,
+    MemoryTooSmall,
+    PromptTooLong,
+    ReaderError,
+)
 from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
@@ -20,28 +26,8 @@ from refdesk.reader.prompt import AskedReading, build_prompt
 from refdesk.reader.qa import NOTHING_FOUND, QA, AnswerOptions, Done, Retrieved, Token
 from refdesk.reader.shortening import READ_WHOLE, Shortening
 from refdesk.reader.submission import Submit
-from tests.reader.stepped import made_heads
-
-TEXTS = {
-    "tower": "The Harrow Tower was finished in 1911. It is 62 metres high.",
-    "bridge": "The Harrow Bridge was designed by Elin Marsh. It crosses the river Tarn.",
-    "market": "The market of Harrow opens on Saturdays at seven.",
-}
-
-
-class Shelf:
-    """Three documents, all of them found for every question; remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, int, tuple[str, ...] | None]] = []
-
-    def __call__(self, question: str, k: int, documents: tuple[str, ...] | None) -> Sequence[Passage]:
-        self.asked.append((question, k, documents))
-        names = [name for name in TEXTS if documents is None or name in documents][:k]
-        return [
-            Passage(name, name.title(), TEXTS[name], 0, len(TEXTS[name]), 1.0 - i / 10)
-            for i, name in enumerate(names)
-        ]
+from tests.reader.shelves import TEXTS, Shelf, wide_shelf
+from tests.reader.stepped import TOKEN_BYTES
 
 
 @pytest.fixture
@@ -109,106 +95,25 @@ def test_passages_that_do_not_fit_are_counted(tiny: Callable[..., ReaderModel]) 
     assert answer.usage.passages_used == len(answer.passages) == 3 - answer.usage.passages_dropped
 
 
-def long_shelf(question: str, k: int, documents: tuple[str, ...] | None) -> Sequence[Passage]:
-    text = "The Harrow Tower was finished in 1911, and other towers in other years. " * 60
-    return [Passage("tower", "Tower", text, 0, len(text), 1.0), *Shelf()(question, k - 1, documents)]
-
-
-def wide_shelf(question: str, k: int, documents: tuple[str, ...] | None) -> Sequence[Passage]:
-    texts = [" ".join([TEXTS[name]] * 4) for name in TEXTS]
-    return [Passage("d", "Harrow", text, 0, len(text), 1.0) for text in texts]
-
-
-def short_shelf(question: str, k: int, documents: tuple[str, ...] | None) -> Sequence[Passage]:
-    return Shelf()(question, 1, None)
-
-
-@pytest.mark.parametrize(
-    ("shelf", "memory", "reading", "heads", "policy", "read"),
-    [
-        # Nothing asked: nothing is thinned that fits the window together, or else apart.
-        (short_shelf, None, "auto", True, "none", "together"),
-        (wide_shelf, None, "auto", True, "none", "apart"),
-        (wide_shelf, None, "apart", True, "none", "apart"),
-        (wide_shelf, None, "together", True, "locret_q", "together"),
-        (wide_shelf, None, "together", False, "infinipot_q", "together"),
-        (long_shelf, None, "auto", True, "locret_q", "together"),
-        (long_shelf, None, "auto", False, "infinipot_q", "together"),
-        (long_shelf, None, "apart", True, "locret", "apart"),
-        (long_shelf, None, "apart", False, "infinipot", "apart"),
-        # With a size: nor what is no more than that.
-        (short_shelf, {"policy": "auto", "budget": 400}, "auto", True, "none", "together"),
-        (short_shelf, {"policy": "auto", "rate": 1}, "auto", True, "none", "together"),
-        (short_shelf, {"policy": "auto", "budget": 180}, "auto", True, "locret_q", "together"),
-        (short_shelf, {"policy": "auto", "budget": 30}, "apart", False, "infinipot", "apart"),
-        (long_shelf, {"policy": "auto", "budget": 250}, "auto", False, "infinipot_q", "together"),
-        # What is asked for by name stands.
-        (long_shelf, {"policy": "infinipot", "budget": 250}, "auto", True, "infinipot", "together"),
-        (short_shelf, {"policy": "locret", "budget": 180}, "auto", True, "locret", "together"),
-        (wide_shelf, {"policy": "none"}, "auto", True, "none", "apart"),
-    ],
-)
-def test_auto_thins_what_does_not_fit_by_the_best_policy_there_is(
-    shelf: Callable[..., Sequence[Passage]],
-    memory: dict[str, Any] | None,
-    reading: AskedReading,
-    heads: bool,
-    policy: str,
-    read: str,
-    tiny: Callable[..., ReaderModel],
-) -> None:
-    model = tiny("llama", 512)
-    with Engine(model, chunk_tokens=64) as engine:
-        options = AnswerOptions(
-            max_new_tokens=20,
-            reading=reading,
-            memory=memory_options(memory),
-            heads=made_heads() if heads else None,
-        )
-        answer = QA(shelf, model, engine).answer("Who designed the bridge?", options)
-    usage = answer.usage
-    assert (usage.memory_policy, usage.reading) == (policy, read)
-    assert (usage.passages_dropped, usage.passages_used) == (0, usage.passages_retrieved)
-    assert (usage.memory.freed_entries > 0) == (policy != "none")
-    if policy != "none" and read == "together":
-        budget = memory_options(memory).budget or 256
-        assert usage.memory.peak_entries <= (budget + 64 + 30) * 6
-        assert usage.memory.held_entries <= (budget + usage.completion_tokens) * 6
-
-
-def test_who_asks_to_hold_everything_has_passages_dropped_or_is_refused(tiny: Callable[..., ReaderModel]) -> None:
-    model = tiny("llama", 512)
-    with Engine(model, chunk_tokens=64) as engine:
-        qa = QA(long_shelf, model, engine)
-        with pytest.raises(PromptTooLong):
-            qa.answer("where?", AnswerOptions(memory=KEEP_EVERYTHING))
-        options = AnswerOptions(max_new_tokens=100, reading="together", memory=KEEP_EVERYTHING)
-        assert QA(wide_shelf, model, engine).answer("where?", options).usage.passages_dropped
-
-
-def test_where_not_even_chunks_fit_passages_are_dropped_as_before(tiny: Callable[..., ReaderModel]) -> None:
-    model = tiny("llama", 512)
-    with Engine(model, chunk_tokens=512) as engine:
-        options = AnswerOptions(max_new_tokens=100, reading="together")
-        usage = QA(wide_shelf, model, engine).answer("where?", options).usage
-    assert (usage.memory_policy, usage.passages_dropped > 0) == ("none", True)
-
-
-def test_where_entries_cannot_be_moved_auto_leaves_them(tiny: Callable[..., ReaderModel]) -> None:
-    model = tiny("llama", 512)
-    with Engine(model, chunk_tokens=64) as engine:
-        engine._pool.rotation = None
-        for memory, policy in (({"policy": "auto", "budget": 120}, "kv_compress"), (None, "none")):
-            options = AnswerOptions(max_new_tokens=5, memory=memory_options(memory), heads=made_heads())
-            assert QA(short_shelf, model, engine).answer("who?", options).usage.memory_policy == policy
-        with pytest.raises(PromptTooLong):
-            QA(long_shelf, model, engine).answer("who?")
-
-
 def test_a_budget_that_the_instructions_use_up_is_refused_before_any_event(qa: QA) -> None:
     memory = MemoryOptions(memory_options({"policy": "infinipot", "budget": 90}).policy, budget=90)
     with pytest.raises(InvalidMemory, match="budget is 90; expected at least"):
         next(qa.stream("where?", AnswerOptions(memory=memory)))
+
+
+def test_what_the_engine_refuses_is_refused_before_any_event(tiny: Callable[..., ReaderModel]) -> None:
+    model = tiny("llama", 4096)
+    with Engine(model, chunk_tokens=64, memory_bytes=512 * TOKEN_BYTES) as engine:
+        qa = QA(wide_shelf, model, engine)
+        untrained = AnswerOptions(memory=memory_options({"policy": "locret", "budget": 200}))
+        for options, error in (
+            (AnswerOptions(memory=KEEP_EVERYTHING), MemoryTooSmall),
+            (untrained, InvalidOption),
+        ):
+            with pytest.raises(error):
+                next(qa.stream("where?", options))
+    with pytest.raises(EngineClosed):
+        next(qa.stream("where?"))
 
 
 def test_without_passages_no_model_time_is_spent(model: ReaderModel, engine: Engine) -> None:

@@ -1,5 +1,6 @@
 """Runs and policies in company, one step at a time: the scheduler without its thread."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -243,7 +244,7 @@ def test_a_second_question_finds_its_passages_read(tiny: Tiny) -> None:
         assert (job.stream.result().run_hits, job.stream.result().run_misses) == (0, 4)
         job = world.add(second)
         world.step()  # 10 tokens are one step
-        assert max(sequence.seen for sequence in job.sequences) >= 10
+        assert max(sequence.position - sequence.start for sequence in job.sequences) >= 10
         world.finish()
         assert (job.stream.result().run_hits, job.stream.result().run_misses) == (4, 0)
         assert world.pool.used == world.run_blocks == blocks(PREFIX, *PASSAGES)
@@ -328,3 +329,32 @@ def test_continuations_are_told_all_or_none_when_a_request_ends_among_them(tiny:
     found = job.stream.result()
     assert found.finish_reason == "cancelled"
     assert found.continuation_nll == ()
+
+
+def rows_of_logits(vocabulary: int) -> float:
+    """All that is in memory, views and what they are views of."""
+    rows = [one for one in gc.get_objects() if type(one) is torch.Tensor and one.shape[-1:] == (vocabulary,)]
+    stores = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in rows}
+    return sum(stores.values()) / (4 * vocabulary)
+
+
+def test_no_step_leaves_more_logits_behind_than_one_row_of_each_text_that_is_measured(tiny: Tiny) -> None:
+    model = tiny()
+    before = rows_of_logits(model.vocabulary)
+    novel = memory_options(POLICIES["infinipot"])
+    with stepped(model, 48) as world:
+        scored = world.add(asked(35, 20, continuations=(ids(90, 36), ids(90, 37))))
+        world.add(asked(38, 200, novel, continuations=()))
+        most = 0.0
+        while not scored.stream.done:
+            world.step()
+            most = max(most, rows_of_logits(model.vocabulary) - before)
+    assert 0 < most <= 4  # behind the prompt, in each of two continuations, and in the text that is thinned
+
+
+def test_passages_that_are_equal_are_read_and_counted_once(tiny: Tiny) -> None:
+    with stepped(tiny()) as world:
+        job = world.add(asked(39, 10, front=(PREFIX,), passages=(*PASSAGES, *PASSAGES[:2])))
+        world.finish()
+    told = job.stream.result()
+    assert told.memory.held_entries == (told.prompt_tokens + told.completion_tokens - 1) * SLOTS

@@ -30,6 +30,29 @@ def test_a_table_without_full_stops_is_taken_apart_by_lines() -> None:
     assert len(split_sentences(table)) == 40
 
 
+@pytest.mark.parametrize(
+    ("before", "run", "behind", "sentences"),
+    [
+        ("a", ".", "y", 1),
+        ("a", ".", " Y", 2),
+        ("a", "?", '" Y', 2),
+        ("a.", '"', "y", 1),
+        ("a", ". ", "", 1),
+        ("a", " ", "b", 1),
+        ("a.", " ", "–", 1),
+        ("a", " ", "\n- b", 2),
+        ("a\n", " ", "\nb", 2),
+        ("a", "\n", "b", 2),
+    ],
+)
+def test_a_run_of_any_length_is_what_a_short_one_is(before: str, run: str, behind: str, sentences: int) -> None:
+    for count in (5, 200_000):  # hours, where every place of a run is tried with every other
+        text = before + run * count + behind
+        found = [text[start:end] for start, end in split_sentences(text)]
+        assert len(found) == sentences
+        assert "".join("".join(found).split()) == "".join(text.split())
+
+
 @given(st.text(alphabet="aB1.!? \n\t\"'()-–•。é\u2028", max_size=120))
 def test_spans_ascend_and_leave_out_only_white_space(text: str) -> None:
     position = 0

@@ -60,8 +60,7 @@ class AnswersController(Controller):
         messages = _as_sent(
             qa.stream(data.question, options, cancellation), desk.model_name, request, cancellation
         )
-        # The first is awaited here, so that a bad request is answered by its status. No answer is generated before
-        # the second.
+        # The first is awaited here, so that what cannot be served is answered by its status.
         first = await anext(messages)
         return ServerSentEvent(_beginning_with(first, messages))
 
