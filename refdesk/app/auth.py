@@ -55,14 +55,14 @@ def _check_local(listens: str, headers: Mapping[str, str]) -> None:
             f"the service listens on {listens}, which is not loopback, and no API key exists;"
             " expected a key that was made by refdesk keys add NAME"
         )
-    # A web page may give its own name the address 127.0.0.1 (DNS rebinding), or send a form to this one; the browser
-    # still says whose page it is.
+    # A web page may give its own name the address 127.0.0.1 (DNS rebinding), or send a form to this one; the
+    # browser still says whose page it is.
     asked = {"Host": f"//{headers.get('host', '')}", "Origin": headers.get("origin", "//localhost")}
     for header, url in asked.items():
         if not is_loopback(_host_name(url)):
             raise Forbidden(
-                f"the header {header} is {url.removeprefix('//')!r}; expected localhost or a loopback address, for no"
-                " API key exists"
+                f"the header {header} is {url.removeprefix('//')!r}; expected localhost or a loopback address,"
+                " for no API key exists"
             )
 
 
