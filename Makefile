@@ -51,7 +51,7 @@ weights: $(STAMP)  ## the shipped adapter and heads, from the data of REFDESK_SH
 	cp .craft/adapters/shipped/* refdesk/weights/craft/
 	test -f .craft/heads/craft/card.json || \
 		$(BIN)/refdesk --data .craft heads train craft --lessons .craft/lessons --adapter craft \
-			--set learning_rate=0.002 --set minutes=32
+			--set learning_rate=0.002 --set minutes=28
 	cp .craft/heads/craft/* refdesk/weights/heads/craft/
 
 clean:
