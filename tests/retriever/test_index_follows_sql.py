@@ -26,6 +26,7 @@ from tests.conftest import WordEmbedder
 from tests.retriever.versions import LONG, put
 
 OpenIndex = Callable[[Collection], VectorIndex]
+Beside = tuple[VectorIndex, ChunkStore, ChunkStore]
 
 
 @pytest.mark.parametrize("fault", ["lost", "stale", "foreign"])
@@ -64,11 +65,18 @@ def test_an_index_that_differs_from_sql_is_made_equal(
     assert np.allclose(scores, 1, atol=5e-3)
 
 
+@pytest.fixture
+def beside(engine: Engine, collection: Collection, word_embedder: WordEmbedder, open_index: OpenIndex) -> Beside:
+    """An index, the store that has it, and that of another process."""
+    index = open_index(collection)
+    here, there = (ChunkStore(engine, collection, word_embedder, one) for one in (index, open_index(collection)))
+    return index, here, there
+
+
 def test_a_store_sees_what_another_process_stored(
-    engine: Engine, collection: Collection, word_embedder: WordEmbedder, open_index: OpenIndex
+    engine: Engine, collection: Collection, word_embedder: WordEmbedder, beside: Beside
 ) -> None:
-    here = ChunkStore(engine, collection, word_embedder, open_index(collection))
-    there = ChunkStore(engine, collection, word_embedder, open_index(collection))
+    _, here, there = beside
     assert here.retrieve("topic1", 3) == []
     put(engine, collection, word_embedder, "a.txt", LONG)
     there.refresh(flush=True)
@@ -79,12 +87,10 @@ def test_what_another_process_adds_while_a_store_looks_stays_in_the_index(
     engine: Engine,
     collection: Collection,
     word_embedder: WordEmbedder,
-    open_index: OpenIndex,
+    beside: Beside,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    index = open_index(collection)
-    here = ChunkStore(engine, collection, word_embedder, index)
-    there = ChunkStore(engine, collection, word_embedder, open_index(collection))
+    index, here, there = beside
     look = index.ids
 
     def add_and_look() -> np.ndarray:
@@ -102,13 +108,11 @@ def test_what_another_process_deletes_while_a_store_adds_it_leaves_the_index(
     engine: Engine,
     collection: Collection,
     word_embedder: WordEmbedder,
-    open_index: OpenIndex,
+    beside: Beside,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     put(engine, collection, word_embedder, "a.txt", "Deleted meanwhile.")
-    index = open_index(collection)
-    here = ChunkStore(engine, collection, word_embedder, index)
-    there = ChunkStore(engine, collection, word_embedder, open_index(collection))
+    index, here, there = beside
     add = index.add
 
     def delete_and_add(ids: np.ndarray, vectors: np.ndarray) -> None:
