@@ -17,19 +17,14 @@ from bench.evaluation import evaluate
 from bench.kv_memory import head, load, note, row
 from bench.runs import QUESTIONS as ASKED
 from bench.runs import passages_of
-from refdesk.app.compression import PassageCompression, embedded_similarity
-from refdesk.compressor.compressor import Tools
+from refdesk.app.compression import PassageCompression, engine_tools
 from refdesk.compressor.options import compression_options
 from refdesk.compressor.strategies import STRATEGIES
 from refdesk.eval.plan import RunSettings
 from refdesk.reader.engine import Engine
-from refdesk.reader.guiding import guiding_questions
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
 from refdesk.reader.qa import QA, AnswerOptions
-from refdesk.reader.scoring import EngineScorer
-from refdesk.reader.sentences import split_sentences
-from refdesk.reader.submission import Submit
 from refdesk.reader.usage import Usage
 from refdesk.retriever.embedder import Embedder
 
@@ -155,14 +150,7 @@ def _ask(
     question: str,
     asked: dict[str, Any] | None,
 ) -> Usage:
-    def tools(submit: Submit) -> Tools:
-        return Tools(
-            EngineScorer(model, submit),
-            lambda question, count: guiding_questions(question, count, model, submit),
-            embedded_similarity(lambda: embedder),
-            split_sentences,
-        )
-
+    tools = engine_tools(model, lambda: embedder)
     shorten = None if asked is None else PassageCompression(compression_options(asked), tools)
     qa = QA(lambda question, k, documents: passages, model, engine)
     return qa.answer(question, AnswerOptions(k=100, max_new_tokens=32, shorten=shorten)).usage

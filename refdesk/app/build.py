@@ -20,7 +20,7 @@ from refdesk.app.adapters import (
     get_adapter,
     shipped_adapter,
 )
-from refdesk.app.compression import PassageCompression, embedded_similarity
+from refdesk.app.compression import PassageCompression, engine_tools
 from refdesk.app.craft import Crafting, CraftSettings, start_training
 from refdesk.app.evaluation import Evaluation, start_runs
 from refdesk.app.heads import HeadsEntry, find_heads
@@ -28,7 +28,6 @@ from refdesk.app.ingestion import Ingestion
 from refdesk.app.intake import Intake, Upload, take_in
 from refdesk.app.settings import Settings
 from refdesk.app.worker import Worker
-from refdesk.compressor.compressor import Tools
 from refdesk.compressor.options import CompressionOptions
 from refdesk.craft.card import read_card
 from refdesk.craft.errors import AdapterBusy
@@ -38,13 +37,9 @@ from refdesk.eval.plan import RunSettings
 from refdesk.eval.run import Run
 from refdesk.eval.runs import delete_dataset
 from refdesk.reader.errors import AdapterNotFound
-from refdesk.reader.guiding import guiding_questions
 from refdesk.reader.passage import Passage
 from refdesk.reader.qa import QA, Retrieve
-from refdesk.reader.scoring import EngineScorer
-from refdesk.reader.sentences import split_sentences
 from refdesk.reader.shortening import Shorten
-from refdesk.reader.submission import Submit
 from refdesk.retriever.collections import (
     Collection,
     collection_names,
@@ -212,21 +207,10 @@ class Desk:
             return self._heads[found]
 
     def shortener(self, options: CompressionOptions) -> Shorten | None:
-        """What makes passages shorter as these options have it, if they do. The model without any adapter says
-        what a question needs, and makes guiding questions: adapters are trained to answer."""
+        """What makes passages shorter as these options have it, if they do."""
         if options.name == "none":
             return None
-        model, _ = self.reader
-
-        def tools(submit: Submit) -> Tools:
-            return Tools(
-                EngineScorer(model, submit),
-                lambda question, count: guiding_questions(question, count, model, submit),
-                embedded_similarity(lambda: self.embedder),
-                split_sentences,
-            )
-
-        return PassageCompression(options, tools)
+        return PassageCompression(options, engine_tools(self.reader[0], lambda: self.embedder))
 
     def adapter_folder(self, name: str) -> Path:
         """Where an adapter of this desk is kept."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,10 +10,16 @@ from refdesk.compressor.compressor import Compressor, Tools
 from refdesk.compressor.errors import InvalidCompression
 from refdesk.compressor.options import CompressionOptions
 from refdesk.reader.errors import MemoryTooSmall, PromptTooLong
+from refdesk.reader.guiding import guiding_questions
 from refdesk.reader.passage import Passage
+from refdesk.reader.scoring import EngineScorer
+from refdesk.reader.sentences import split_sentences
 from refdesk.reader.shortening import Shortening
 from refdesk.reader.submission import Submit
 from refdesk.retriever.ingest import PassageEmbedder
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from refdesk.reader.model import ReaderModel
 
 # Tokens that a passage may take more than its pieces did, when they stand together behind a title: at most 4 in
 # 1,000 passages cut from docs/memory.md, under the tokenizer of SmolLM2.
@@ -74,8 +80,23 @@ class PassageCompression:
         return kept, Shortening(self.options.name, found.tokens_before, found.tokens_after, reason)
 
 
+def engine_tools(model: "ReaderModel", embedder: Callable[[], PassageEmbedder]) -> Callable[[Submit], Tools]:
+    """What strategies work with, where `model` scores and makes guiding questions without any adapter, for those
+    are trained to answer; the embedder is called for when it is needed."""
+
+    def tools(submit: Submit) -> Tools:
+        return Tools(
+            EngineScorer(model, submit),
+            lambda question, count: guiding_questions(question, count, model, submit),
+            embedded_similarity(embedder),
+            split_sentences,
+        )
+
+    return tools
+
+
 def embedded_similarity(embedder: Callable[[], PassageEmbedder]) -> Callable[[str, Sequence[str]], list[float]]:
-    """Of a question and others, the cosine of their embeddings; the embedder is called for when it is needed."""
+    """Of a question and others, the cosine of their embeddings."""
 
     def similarity(question: str, others: Sequence[str]) -> list[float]:
         first, *rest = embedder().embed_documents([question, *others])
