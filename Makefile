@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/pip --disable-pip-version-check -q
 
-.PHONY: demo test browser check serve bench eval weights clean
+.PHONY: demo test fuzz browser check serve bench eval weights clean
 
 demo: $(STAMP)  ## ingest the manual in docs/, ask it questions, print cited answers and their cost
 	$(BIN)/refdesk --data .demo ingest docs
@@ -14,6 +14,11 @@ demo: $(STAMP)  ## ingest the manual in docs/, ask it questions, print cited ans
 
 test: $(STAMP) browser  ## every promise; starts the PostgreSQL and the browser that it needs
 	$(BIN)/python -m pytest
+
+fuzz: $(STAMP)  ## the properties again and again, on examples that no run before had; until one fails, or 20 rounds
+	for round in $$(seq 20); do \
+		$(BIN)/python -m pytest -q --hypothesis-profile=fuzz -m hypothesis || exit 1; \
+	done
 
 browser:
 	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || \

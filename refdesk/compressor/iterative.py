@@ -24,9 +24,10 @@ def compress_segments(
     """The units that stay, in order. `question`: its token ids.
 
     `counts`, `shares`: of each segment how many tokens stay, and which share of them the question chooses.
-    A segment that stays or goes as a whole is not scored; where no share is above 0, nothing is read behind
-    the question. `exact`: counts are met, and what a segment misses for a character of several tokens is made up
-    for by the next; else counts are met as the paper's thresholds meet them.
+    A segment that stays or goes as a whole is not scored, nor one of a single character that is too large for
+    what may stay; where no share is above 0, nothing is read behind the question. `exact`: counts are met, and
+    what a segment misses for a character of several tokens is made up for by the next; else counts are met as the
+    paper's thresholds meet them.
     """
     priors = [scorer.begin(), scorer.begin(question)] if any(shares) else [scorer.begin()]
     kept: list[Unit] = []
@@ -35,7 +36,7 @@ def compress_segments(
         size, asked = size_of(segment), count + owed
         if asked >= size:
             stays = list(segment)
-        elif asked == 0:
+        elif asked == 0 or (exact and len(segment) == 1):
             stays = []
         else:
             losses = scorer.nll(priors, token_ids_of(segment))

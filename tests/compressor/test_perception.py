@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from refdesk.compressor.compressor import Tools
@@ -146,6 +146,7 @@ def test_without_ranking_texts_stay_in_the_order_they_come_in(texts: list[str]) 
 
 
 @settings(max_examples=25)
+@example(["the the the the the the the the the the 中 " + "the " * 9 + "the"], "the seen?", 156, 160)
 @given(st.lists(any_texts, max_size=3), plain_texts.filter(bool), st.integers(1, 200), st.integers(160, 240))
 def test_a_text_longer_than_the_window_meets_every_budget_that_fits_it(
     texts: list[str], question: str, budget: int, window: int
