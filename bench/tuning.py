@@ -2,23 +2,26 @@
 
 `python -m bench.tuning LESSONS [MINUTES [NAME...]]`: LESSONS is what `refdesk craft prepare` wrote. Every way
 begins with the default model as it is, in a process of its own, and is asked the same held-out questions: the mean
-negative log-likelihood of the answer (nats a token) by what is read and what is right.
+negative log-likelihood of the answer (nats a token) by what is read and what is right. Adapters are left in
+`.bench/tuning`.
 """
 
 import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importing torch reads that)
 
+import re
 import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.kv_memory import MODELS, head, note, row
+from refdesk.craft.adapter_folder import save_adapter
 from refdesk.craft.answering import AnswerCourse
 from refdesk.craft.course import Step
 from refdesk.craft.encoding import encode_lesson, encode_lessons
@@ -29,6 +32,7 @@ from refdesk.craft.training import LoraCourse
 from refdesk.reader.model import ReaderModel, load_model
 
 MINUTES = 15.0
+KEPT = Path(".bench/tuning")
 LONGEST = 3500
 LORA = TrainingRecipe(longest=LONGEST, validate_every=10**6)
 
@@ -120,6 +124,9 @@ def measure(folder: Path, minutes: float, name: str) -> None:
 
         course.run(report)
         outcome = course.learned()
+        if isinstance(course, LoraCourse):
+            card = {"name": name, "base_name": model.name, "base_fingerprint": model.fingerprint}
+            save_adapter(KEPT / re.sub(r"\W+", "-", name), course.outcome(), card | {"recipe": asdict(recipe)})
         losses: dict[str, list[float]] = {kind: [] for kind in KINDS}
         for lesson in held:
             asked = [one for one in lesson.exercises if one.kind == "answer"]
