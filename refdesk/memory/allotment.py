@@ -76,7 +76,8 @@ class Layout:
     """What a request reads, in tokens: a `prefix`, `passages` behind it that do not see each other, and `tokens`
     behind all of that. `memory` is for the passages, or where there are none for the tokens. `parts`: the passages
     are of so many that share its budget. `catalyst` as in Allotment. `in_line`: for what is behind, the passages
-    stand one behind the other, and not all of them right behind the prefix."""
+    stand one behind the other, and not all of them right behind the prefix. `recalled`: positions that memories of
+    documents take behind the passages."""
 
     memory: MemoryOptions
     tokens: int
@@ -85,6 +86,7 @@ class Layout:
     parts: int = 1
     catalyst: int = 0
     in_line: bool = False
+    recalled: int = 0
 
     @property
     def own(self) -> Allotment:
@@ -102,5 +104,5 @@ class Layout:
         ]
         reading, held = self.own.positions(chunk)
         kept = [kept for _, kept in passages]
-        behind = (sum(kept) if self.in_line else max(kept, default=0)) + max(reading, held + new)
+        behind = (sum(kept) if self.in_line else max(kept, default=0)) + self.recalled + max(reading, held + new)
         return self.prefix + max(behind, *(most for most, _ in passages), 0)

@@ -20,6 +20,7 @@ from refdesk.memory.policy import EvictionPolicy, ObservingPolicy
 from refdesk.memory.pool import BlockPool
 from refdesk.memory.retaining_heads import RetainingHeads
 from refdesk.memory.sequence import Sequence
+from refdesk.memory.unlimiformer import Recall
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Part:
     `observe`: let `policy` score what the sequence holds behind these rows, by the attention of so many of the
     last. `accumulate`, of a part of one row: add its squared attention, summed over the query heads of a KV head,
     to the scores (arXiv 2410.00161, 4.3). `heads`: they score the new entries, whose score is 0 otherwise.
+    `recall`: memories of documents that its rows attend to as well.
     """
 
     sequence: Sequence
@@ -37,6 +39,7 @@ class Part:
     observe: int = 0
     accumulate: bool = False
     heads: RetainingHeads | None = None
+    recall: Recall | None = None
 
     def positions(self) -> range:
         """Of these rows."""
@@ -45,7 +48,7 @@ class Part:
     @property
     def single(self) -> bool:
         """Whether it is one row that attends, and nothing more is asked of it but to accumulate."""
-        return self.rows == 1 and not self.observe and self.heads is None
+        return self.rows == 1 and not self.observe and self.heads is None and self.recall is None
 
 
 class PagedAttention(ABC):
@@ -161,6 +164,20 @@ class PagedAttention(ABC):
         assert self.pool.rotation is not None, "only where it is known how to turn, entries are moved"
         return self.pool.rotation.turn(keys, torch.from_numpy(shifts).to(keys.device))
 
+    def _attend_with_memories(
+        self, layer: int, part: Part, query: torch.Tensor, recall: Recall, scaling: float
+    ) -> torch.Tensor:
+        """What the rows of a part that has been written get of what its sequence holds and of memories, together:
+        `query` and the result `[kv_heads, group, rows, head_dim]`."""
+        values = self.pool.values.view(-1, query.shape[-1])
+        logits, held = [], []
+        for head in range(query.shape[0]):
+            slots, keys = self._held(layer, head, part)
+            seen = causal(part.rows, len(slots), query.device)
+            logits.append((query[head].float() @ keys.T * scaling).masked_fill(~seen, float("-inf")))
+            held.append(values[slots].float())
+        return recall.attend(layer, query, logits, held, scaling).to(query.dtype)
+
     def _observe(self, layer: int, part: Part, query: torch.Tensor, key: torch.Tensor, scaling: float) -> None:
         """Let the policy score the own entries of one layer from the attention of the rows to be observed.
 
@@ -195,6 +212,10 @@ class ReferenceAttention(PagedAttention):
             stretch = slice(start, start + part.rows)
             start += part.rows
             self._write(layer, part, query[:, :, stretch], key[:, stretch], value[:, stretch])
+            if part.recall is not None:
+                attended = self._attend_with_memories(layer, part, query[:, :, stretch], part.recall, scaling)
+                out[stretch] = attended.permute(2, 0, 1, 3)
+                continue
             for head in range(kv_heads):
                 slots, keys = self._held(layer, head, part)
                 logits = query[head, :, stretch].float() @ keys.T * scaling

@@ -78,8 +78,12 @@ class FastAttention(PagedAttention):
             stretch = slice(start, start + part.rows)
             start += part.rows
             q, k, v = query[:, :, stretch], key[:, stretch], value[:, stretch]
-            attended = self._attend_many(layer, part, q, k, v, scaling)
-            self._write(layer, part, q, k, v)
+            if part.recall is not None:
+                self._write(layer, part, q, k, v)
+                attended = self._attend_with_memories(layer, part, q, part.recall, scaling)
+            else:
+                attended = self._attend_many(layer, part, q, k, v, scaling)
+                self._write(layer, part, q, k, v)
             if part.observe:
                 self._observe(layer, part, q, k, scaling)
             pieces.append(attended.permute(2, 0, 1, 3).reshape(part.rows, kv_heads * group, dim))

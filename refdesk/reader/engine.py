@@ -22,6 +22,7 @@ from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.heads import check_fit
 from refdesk.reader.job import Job
 from refdesk.reader.model import ReaderModel
+from refdesk.reader.remember import check_recall
 from refdesk.reader.scheduler import Scheduler
 from refdesk.reader.stream import Stream
 
@@ -68,6 +69,7 @@ class Engine:
             MemoryTooSmall: they can never fit the engine's memory.
             AdapterMismatch: the adapter is for another model, or this one's weights are not packed.
             HeadsMismatch: the retaining heads are for a model of other shapes.
+            MemoryMismatch: a document's memory was made by another reader.
             EngineClosed: after `close()`.
         """
         if request.adapter is not None:
@@ -77,6 +79,8 @@ class Engine:
         self._check_policy(request)
         if request.in_line and not self.moves_entries:
             raise InvalidOption("in_line", True, f"false, for how {self._model.name} turns its keys is not known")
+        if request.recall is not None:
+            check_recall(request.recall, self._model, request.adapter, request.front)
         end = request.layout.end(self.chunk_tokens, request.room)
         if end > self._model.window:
             raise PromptTooLong(end - request.room, request.room, self._model.window)

@@ -80,6 +80,10 @@ class AdapterMismatch(ReaderError):
     """The adapter was trained for another model, or this model cannot take it; the message says why."""
 
 
+class MemoryMismatch(ReaderError):
+    """The memory of a document was made by another model, adapter or instructions; the message says which."""
+
+
 class HeadsNotFound(ReaderError):
     """There are no retaining heads in a folder, or they cannot be read; the message says which and why."""
 

@@ -1,6 +1,6 @@
 """What is asked of the engine and what comes back."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from math import isfinite
@@ -12,6 +12,8 @@ from refdesk.reader.errors import InvalidOption
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from refdesk.memory.retaining_heads import RetainingHeads
+    from refdesk.memory.sequence import Sequence
+    from refdesk.memory.unlimiformer import Recall, RecallRequest
     from refdesk.reader.adapter import Adapter
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
@@ -58,6 +60,10 @@ class GenerationRequest:
     they change nothing of what is generated. `adapter`: what is added to the model's weights for this request;
     it reads everything, and its runs are its own.
 
+    `recall`: memories of documents that `token_ids` and what is generated attend to besides; they stand behind the
+    front. `collect`: gets the sequence when `token_ids` have been read, in the engine's own thread; `heads` then
+    score them without a policy.
+
     Raises:
         InvalidOption: a value out of range, or no tokens at all.
         InvalidMemory: a budget that the front uses up.
@@ -78,6 +84,8 @@ class GenerationRequest:
     catalyst: tuple[int, ...] = ()
     heads: "RetainingHeads | None" = None
     in_line: bool = False
+    recall: "RecallRequest | None" = None
+    collect: "Callable[[Sequence], None] | None" = None
 
     def __post_init__(self) -> None:
         if not self.token_ids:
@@ -93,7 +101,10 @@ class GenerationRequest:
             raise InvalidOption("memory policy", "auto", "the policy that was chosen")
         if bool(self.catalyst) != (policy is not None and policy.catalyst != "none"):
             raise InvalidOption("catalyst", self.catalyst, "tokens for a policy that reads some behind each chunk")
-        if self.heads is not None and not (policy is not None and policy.learned):
+        if self.recall is not None and policy is not None:
+            raise InvalidOption("memory policy", policy.name, "none, where memories of documents are attended to")
+        wanted = policy.learned if policy is not None else self.collect is not None
+        if self.heads is not None and not wanted:
             raise InvalidOption("heads", self.heads.fingerprint, "none, but for a policy that is learned")
         self.layout.own.check()
         check_sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed, self.stop, self.deadline_s)
@@ -124,6 +135,7 @@ class GenerationRequest:
             parts=len(passages),
             catalyst=len(self.catalyst),
             in_line=self.in_line,
+            recalled=0 if self.recall is None else self.recall.width,
         )
 
 
@@ -163,6 +175,8 @@ class Generation:
     `continuation_nll`: for each continuation asked for, in order, the negative log-likelihood of each of its
     tokens (nats), given the prompt as it was held in memory and the tokens before it; `score_s` is what that took,
     which is in no other time. Empty where the generation ended before all of them were read.
+
+    `recall`: what was attended to of memories of documents; None where there were none.
     """
 
     text: str
@@ -178,3 +192,4 @@ class Generation:
     run_misses: int = 0
     continuation_nll: tuple[tuple[float, ...], ...] = ()
     score_s: float = 0.0
+    recall: "Recall | None" = None

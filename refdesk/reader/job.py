@@ -1,5 +1,6 @@
 """A request on its way: what it has generated, and how it becomes text."""
 
+from collections.abc import Callable
 from time import perf_counter
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from refdesk.memory.options import KEEP_EVERYTHING
 from refdesk.memory.runs import Run, RunKey
 from refdesk.memory.sequence import Sequence
+from refdesk.memory.unlimiformer import Recall
 from refdesk.reader.detokenize import Detokenizer, StopFilter
 from refdesk.reader.generation import NOTHING_HELD, FinishReason, Generation, GenerationRequest, MemoryUse
 from refdesk.reader.model import ReaderModel
@@ -36,6 +38,7 @@ class Job:
         self.run_misses = 0
         self.readings: list[Reading] = []
         self._sequence: Sequence | None = None
+        self._recall: Recall | None = None
         self._forks: list[Sequence] = []
         self._read: float | None = None  # when the prompt was
         self._decode_started: float | None = None
@@ -58,8 +61,13 @@ class Job:
         return self._forks + ([] if self._sequence is None else [self._sequence])
 
     def begin(self, sequence: Sequence) -> None:
-        """Read the prompt into `sequence`, whose runs are in place."""
+        """Read the prompt into `sequence`, whose runs are in place, behind the memories that it attends to."""
         self._sequence = sequence
+        if self.request.recall is not None:
+            rotation = sequence.pool.rotation
+            assert rotation is not None, "the engine refuses memories where it cannot turn"
+            sequence.position += self.request.recall.width
+            self._recall = Recall(self.request.recall, rotation, sequence.position)
         self.readings = [
             Reading(
                 sequence,
@@ -69,6 +77,7 @@ class Job:
                 catalyst=self.request.catalyst,
                 heads=self.request.heads,
                 adapter=self.request.adapter,
+                recall=self._recall,
             )
         ]
 
@@ -82,11 +91,23 @@ class Job:
         self._read = perf_counter()
         self.promised = self.promised_after
         self.readings = []
+        if self.request.collect is not None and not self._collected(self.request.collect):
+            return
         behind = logits.clone()  # a view of one row would hold all the rows of its step
         for index, continuation in enumerate(self.request.continuations):
             self._score(index, continuation, behind)
         if not self.request.continuations:  # else the last that is scored goes on
             self._decode(logits)
+
+    def _collected(self, collect: Callable[[Sequence], None]) -> bool:
+        """Whether who collects could. What goes wrong there is no matter of the other requests."""
+        assert self._sequence is not None
+        try:
+            collect(self._sequence)
+        except Exception as error:  # it belongs to whoever reads the stream
+            self.fail(error)
+            return False
+        return True
 
     def _score(self, index: int, continuation: tuple[int, ...], behind: torch.Tensor) -> None:
         """Read a continuation behind the prompt, whose logits are `behind`, in a sequence of its own that shares
@@ -107,7 +128,8 @@ class Job:
         assert self._sequence is not None
         fork = Sequence(self._sequence.pool, [self._sequence], self._sequence.position)
         self._forks.append(fork)
-        reading = Reading(fork, tuple(front), scored, behind=behind, adapter=self.request.adapter)
+        recall = None if self._recall is None else self._recall.silenced()
+        reading = Reading(fork, tuple(front), scored, behind=behind, adapter=self.request.adapter, recall=recall)
         self.readings.append(reading)
 
     def _decode(self, logits: torch.Tensor) -> None:
@@ -139,6 +161,7 @@ class Job:
                 allotment=self._allotment,
                 generated=len(self._generated),
                 adapter=self.request.adapter,
+                recall=self._recall,
             )
         ]
 
@@ -168,6 +191,7 @@ class Job:
                 run_misses=self.run_misses,
                 continuation_nll=tuple(nll for _, nll in sorted(self._nll.items())) if all_scored else (),
                 score_s=decode_started - read,
+                recall=self._recall,
             )
         )
 

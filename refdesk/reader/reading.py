@@ -12,6 +12,7 @@ from refdesk.memory.options import KEEP_EVERYTHING
 from refdesk.memory.policy import EvictionPolicy
 from refdesk.memory.retaining_heads import RetainingHeads
 from refdesk.memory.sequence import Sequence
+from refdesk.memory.unlimiformer import Recall
 from refdesk.reader.adapter import Adapter
 
 _HELD_WHOLE = Allotment(KEEP_EVERYTHING, 0)
@@ -23,7 +24,8 @@ class Reading:
 
     `allotment`: how much of them, or of a text that they are generated behind, is held; its policy thins all but
     the local ones as they come. `generated`: how many tokens have been, these among them; 0 for a text. `catalyst`
-    and `heads` are what the policy asks for. `adapter`: what is added to the model that reads.
+    and `heads` are what the policy asks for, or `heads` score without one. `adapter`: what is added to the model
+    that reads. `recall`: memories that are attended to besides.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class Reading:
         heads: RetainingHeads | None = None,
         behind: torch.Tensor | None = None,
         adapter: Adapter | None = None,
+        recall: Recall | None = None,
     ) -> None:
         self.sequence = sequence
+        self._recall = recall
         self._tokens = tokens
         self._finished = finished
         self._policy = allotment.memory.policy
@@ -81,7 +85,7 @@ class Reading:
         if policy is None:
             self._chunk = self._tokens[self._done : self._done + room]
             if self._policy is None or not self.generated:
-                return Part(self.sequence, len(self._chunk)) if self._chunk else None
+                return self._held_part() if self._chunk else None
             self._make_room(self._policy)
             return Part(self.sequence, 1, self._policy, accumulate=self._policy.accumulates)
         left = self._thinned - self._done
@@ -94,6 +98,11 @@ class Reading:
         aside = len(self._catalyst)
         window = policy.window if rows == left or policy.while_reading else 0
         return Part(self.sequence, rows + aside, policy, observe=aside or window, heads=self._heads)
+
+    def _held_part(self) -> Part:
+        """Of the next chunk, where nothing is evicted."""
+        heads = self._heads if self._policy is None else None
+        return Part(self.sequence, len(self._chunk), heads=heads, recall=self._recall)
 
     def chunk(self) -> tuple[int, ...]:
         """The tokens of the part that `next_part` gave."""

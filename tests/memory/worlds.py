@@ -12,6 +12,7 @@ from refdesk.memory.pool import BlockPool, CacheShape
 from refdesk.memory.retaining_heads import RetainingHeads
 from refdesk.memory.rotation import Rotation
 from refdesk.memory.sequence import Held, Sequence
+from refdesk.memory.unlimiformer import Recall
 
 CPU = torch.device("cpu")
 
@@ -108,6 +109,7 @@ class Turn:
     observe: bool = False
     accumulate: bool = False
     heads: RetainingHeads | None = None
+    recall: Recall | None = None
 
     @property
     def observed(self) -> int:
@@ -178,7 +180,15 @@ class World:
     def read(self, *turns: Turn) -> Read:
         """One forward."""
         parts = tuple(
-            Part(turn.story.sequence, turn.rows, turn.policy, turn.observed, turn.accumulate, turn.heads)
+            Part(
+                turn.story.sequence,
+                turn.rows,
+                turn.policy,
+                turn.observed,
+                turn.accumulate,
+                turn.heads,
+                turn.recall,
+            )
             for turn in turns
         )
         rows, kv_heads = sum(turn.rows for turn in turns), self.pool.shape.kv_heads

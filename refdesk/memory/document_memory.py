@@ -1,0 +1,203 @@
+"""What a model remembers of a document far longer than its window: keys and values, turned for no position.
+
+Layers that retrieve hold all of the document, or the share of it that is worth most; every layer holds its last
+tokens, those that are near. An encoder-decoder needs one vector a token for all layers (Unlimiformer, arXiv
+2305.01625, section 2.2); a decoder reads other states in every layer and turns its keys for positions, so keys and
+values are held, and turned when they are attended to (methods 4.7).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from refdesk.memory.errors import InvalidMemory
+
+_CARD = "memory.json"
+_FORMAT = 1
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a document's memory holds, known before it is read.
+
+    `tokens`: of the document. `layers`, `kv_heads`, `head_dim`: of the model. `retrieving`: the layers that hold
+    all of it, ascending. `near`: how many of the last tokens every layer holds, and none searches. `rate`: of the
+    others each head holds one in so many. `dtype`: of what is held. `reader`: a fingerprint of all else that the
+    entries depend on; who attends to them must have read with the same.
+
+    Raises:
+        InvalidMemory: a value out of range.
+    """
+
+    tokens: int
+    layers: int
+    kv_heads: int
+    head_dim: int
+    retrieving: tuple[int, ...]
+    near: int
+    rate: float = 1.0
+    dtype: str = "bfloat16"
+    reader: str = ""
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise InvalidMemory(f"a memory of {self.tokens} tokens; expected at least 1")
+        if self.near < 1:
+            raise InvalidMemory(f"memory near is {self.near}; expected at least 1 token")
+        if not self.rate >= 1:
+            raise InvalidMemory(f"memory rate is {self.rate}; expected at least 1")
+        if self.dtype not in _DTYPES:
+            raise InvalidMemory(f"memory dtype is {self.dtype!r}; expected one of {', '.join(_DTYPES)}")
+        wrong = [layer for layer in self.retrieving if not 0 <= layer < self.layers]
+        if wrong or list(self.retrieving) != sorted(set(self.retrieving)):
+            raise InvalidMemory(
+                f"memory layers are {list(self.retrieving)}; expected some of 0 to {self.layers - 1}, ascending"
+            )
+
+    @property
+    def held_near(self) -> int:
+        """How many tokens are near."""
+        return min(self.near, self.tokens)
+
+    @property
+    def far(self) -> int:
+        """How many tokens are not."""
+        return self.tokens - self.held_near
+
+    def held_far(self, tokens: int | None = None) -> int:
+        """How many entries a head of a retrieving layer holds of the first `tokens`, or of all that are far."""
+        return int((self.far if tokens is None else min(tokens, self.far)) / self.rate)
+
+    @property
+    def bytes(self) -> int:
+        """What it takes, on disk and in memory as it is looked at."""
+        width = self.kv_heads * self.head_dim * _DTYPES[self.dtype].itemsize * 2
+        entries = len(self.retrieving) * self.held_far() + self.layers * self.held_near
+        places = 4 * len(self.retrieving) * self.kv_heads * self.held_far() if self.rate > 1 else 0
+        return entries * width + places
+
+
+class DocumentMemory:
+    """Far entries `[2, retrieving, kv_heads, held_far, head_dim]` and near ones `[2, layers, kv_heads, held_near,
+    head_dim]`, keys first, then values. `places` `[retrieving, kv_heads, held_far]` (int32): which token each far
+    entry is of, ascending; None where all are held. Tensors lie in memory, or are mapped from a folder's files."""
+
+    def __init__(
+        self, plan: MemoryPlan, far: torch.Tensor, near: torch.Tensor, places: torch.Tensor | None
+    ) -> None:
+        self.plan = plan
+        self.far = far
+        self.near = near
+        self.places = places
+        self._index = {layer: index for index, layer in enumerate(plan.retrieving)}
+
+    @classmethod
+    def create(cls, plan: MemoryPlan, folder: Path | None = None) -> "DocumentMemory":
+        """Nothing written yet; in `folder`, where one is given, which is made and may hold what an earlier
+        `create` of the same plan left."""
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        return cls(plan, *_tensors(plan, folder, write=True))
+
+    @classmethod
+    def load(cls, folder: Path) -> "DocumentMemory":
+        """What `close` has finished, mapped: nothing is read before it is attended to.
+
+        Raises:
+            InvalidMemory: there is none, or it is not whole.
+        """
+        plan = _read_card(folder)
+        sizes = {name: count * dtype.itemsize for name, (count, dtype) in _files(plan).items()}
+        for name, size in sizes.items():
+            path = folder / name
+            if not path.is_file() or path.stat().st_size != size:
+                raise InvalidMemory(f"the memory in {folder} is damaged: {name} is not of {size} bytes")
+        return cls(plan, *_tensors(plan, folder, write=False))
+
+    def index(self, layer: int) -> int | None:
+        """Where a layer's far entries are; None for one that does not retrieve."""
+        return self._index.get(layer)
+
+    def write(
+        self, start: int, keys: torch.Tensor, values: torch.Tensor, scores: torch.Tensor | None = None
+    ) -> None:
+        """Hold tokens from `start` on: `keys` and `values` `[layers, kv_heads, n, head_dim]`, turned for no
+        position. `scores` `[layers, kv_heads, n]`: what they are worth, higher is kept, where not all are."""
+        plan = self.plan
+        end = start + keys.shape[2]
+        entries = torch.stack([keys, values]).to(self.near.dtype)
+        if end > plan.far:
+            first = max(start, plan.far)
+            self.near[:, :, :, first - plan.far : end - plan.far] = entries[:, :, :, first - start :]
+        count = min(end, plan.far) - start
+        if count <= 0 or not plan.retrieving:
+            return
+        chosen = entries[:, list(plan.retrieving), :, :count]
+        if self.places is not None:
+            assert scores is not None, "what is thinned is scored"
+            first, last = plan.held_far(start), plan.held_far(start + count)
+            best = scores[list(plan.retrieving), :, :count].topk(last - first, dim=-1).indices.sort().values
+            self.places[:, :, first:last] = (best + start).int()
+            chosen = chosen.gather(3, best[None, ..., None].expand(2, -1, -1, -1, plan.head_dim))
+        else:
+            first, last = start, start + count
+        self.far[:, :, :, first:last] = chosen
+
+    def close(self, folder: Path) -> None:
+        """All is written: from now on it can be loaded."""
+        card = asdict(self.plan) | {"format": _FORMAT}
+        part = folder / f"{_CARD}.part"
+        part.write_text(json.dumps(card) + "\n", encoding="utf-8")
+        part.replace(folder / _CARD)
+
+
+def _read_card(folder: Path) -> MemoryPlan:
+    try:
+        card: Mapping[str, Any] = json.loads((folder / _CARD).read_text(encoding="utf-8"))
+        values = dict(card)
+        written = values.pop("format")
+        if written != _FORMAT:
+            raise InvalidMemory(f"the memory in {folder} has format {written}; expected {_FORMAT}")
+        return MemoryPlan(**values | {"retrieving": tuple(values["retrieving"])})
+    except FileNotFoundError as error:
+        raise InvalidMemory(f"there is no whole memory in {folder}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InvalidMemory):
+            raise
+        raise InvalidMemory(f"the memory in {folder} is damaged: {error}") from error
+
+
+def _files(plan: MemoryPlan) -> dict[str, tuple[int, torch.dtype]]:
+    """Of each file how many numbers it holds, and of which kind."""
+    row, dtype = 2 * plan.kv_heads * plan.head_dim, _DTYPES[plan.dtype]
+    far = len(plan.retrieving) * plan.held_far()
+    files = {"far.bin": (far * row, dtype), "near.bin": (plan.layers * plan.held_near * row, dtype)}
+    return files | ({"places.bin": (far * plan.kv_heads, torch.int32)} if plan.rate > 1 else {})
+
+
+def _tensors(
+    plan: MemoryPlan, folder: Path | None, *, write: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Far and near entries and the places of the far ones."""
+    files = _files(plan)
+
+    def tensor(name: str, *shape: int) -> torch.Tensor:
+        count, dtype = files[name]
+        if folder is None:
+            return torch.zeros(shape, dtype=dtype)
+        if not count:  # what is empty cannot be mapped
+            (folder / name).touch()
+            return torch.zeros(shape, dtype=dtype)
+        return torch.from_file(str(folder / name), shared=write, size=count, dtype=dtype).view(shape)
+
+    rows = len(plan.retrieving), plan.kv_heads, plan.held_far()
+    return (
+        tensor("far.bin", 2, *rows, plan.head_dim),
+        tensor("near.bin", 2, plan.layers, plan.kv_heads, plan.held_near, plan.head_dim),
+        tensor("places.bin", *rows) if plan.rate > 1 else None,
+    )

@@ -1,0 +1,256 @@
+"""Retrieval attention: a layer attends to the entries of a document's memory that its own queries look for.
+
+Unlimiformer (arXiv 2305.01625) for a decoder: nothing is trained, no index is asked which passage might matter;
+attention chooses, in each layer, for each row and KV head. What public code gets wrong (methods 4.6) is exact
+here: scores are those of attention itself with the positions it is then done with, entries are held once a KV
+head and chosen for its whole group, the question is read so and not only the answer, and what is near is never
+given up.
+"""
+
+from copy import copy
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from refdesk.memory.document_memory import DocumentMemory
+from refdesk.memory.errors import InvalidMemory
+from refdesk.memory.rotation import Rotation
+
+Places = Literal["clipped", "scaled", "true"]
+
+_AT_ONCE = 2**24
+"""Scores that are held at once, at most: a row of a layer has one for each query head and entry."""
+
+
+@dataclass(frozen=True)
+class RecallRequest:
+    """Which memories a request attends to, and how.
+
+    `entries`: how many far ones a row attends to in each layer and KV head. `places`: where they stand for it.
+    Near ones always stand as they were written, in front of who reads; far ones `true`, too; or `clipped`, all
+    right in front of what is near, for a model may know no larger distance; or `scaled`, in order, over `span`
+    positions. Several memories stand side by side.
+
+    Raises:
+        InvalidMemory: a value out of range, or memories that cannot be attended to together.
+    """
+
+    memories: tuple[DocumentMemory, ...]
+    entries: int = 512
+    places: Places = "clipped"
+    span: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.memories:
+            raise InvalidMemory("no memory is named; expected at least one")
+        if self.entries < 1:
+            raise InvalidMemory(f"entries of a document is {self.entries}; expected at least 1")
+        if self.places not in get_args(Places):
+            raise InvalidMemory(f"places is {self.places!r}; expected one of {', '.join(get_args(Places))}")
+        if len({memory.plan.reader for memory in self.memories}) > 1:
+            raise InvalidMemory("the memories were made by readers that differ; expected the same for all")
+        if len({memory.plan.retrieving for memory in self.memories}) > 1:
+            raise InvalidMemory("the memories differ in the layers that retrieve; expected the same for all")
+        if self.places == "scaled" and (self.span is None or self.span <= self.near):
+            raise InvalidMemory(f"span is {self.span}; expected more than {self.near}, what is near")
+
+    @property
+    def near(self) -> int:
+        """How many positions are taken by what is near."""
+        return max(memory.plan.held_near for memory in self.memories)
+
+    @property
+    def width(self) -> int:
+        """How many positions the memories take in front of what is read."""
+        longest = max(memory.plan.tokens for memory in self.memories)
+        if self.places == "true":
+            return longest
+        if self.places == "clipped":
+            return min(longest, self.near + 1)
+        assert self.span is not None, "checked when it was made"
+        return min(longest, self.span)
+
+    @property
+    def tokens(self) -> int:
+        """Of all documents."""
+        return sum(memory.plan.tokens for memory in self.memories)
+
+
+class Recall:
+    """Memories as a sequence attends to them whose next token stands at `end`: behind them.
+
+    `attended` holds for each memory how much its tokens were attended to in layers that retrieve, `[tokens]`,
+    summed over rows, heads and layers; `count` how many far entries were. Neither grows in a `silent` one.
+    """
+
+    def __init__(self, request: RecallRequest, rotation: Rotation, end: int, *, silent: bool = False) -> None:
+        self.request = request
+        self.silent = silent
+        self.count = 0
+        self.attended = [torch.zeros(memory.plan.tokens) for memory in request.memories]
+        self._rotation = rotation
+        self._end = end
+        # Where they stand, `[layers, kv_heads, near, head_dim]`: that is the same for all who read.
+        self._near = [
+            rotation.turn(memory.near[0], torch.arange(end - memory.plan.held_near, end))
+            for memory in request.memories
+        ]
+
+    def silenced(self) -> "Recall":
+        """The same, for who reads what is no part of the answer."""
+        same = copy(self)
+        same.silent = True
+        return same
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        logits: list[torch.Tensor],
+        values: list[torch.Tensor],
+        scaling: float,
+    ) -> torch.Tensor:
+        """What rows `query` `[kv_heads, group, rows, head_dim]`, turned for their positions, get of the memories
+        and of what else they attend to: of each KV head its `logits` `[group, rows, n]` and `values` `[n,
+        head_dim]`, both float32. The result is `[kv_heads, group, rows, head_dim]`, float32."""
+        at_once = max(1, _AT_ONCE // (query.shape[0] * query.shape[1] * max(self._far(layer), 1)))
+        pieces = [
+            self._attend(
+                layer,
+                query[:, :, first : first + at_once].float(),
+                [some[:, first : first + at_once] for some in logits],
+                values,
+                scaling,
+            )
+            for first in range(0, query.shape[2], at_once)
+        ]
+        return torch.cat(pieces, dim=2)
+
+    def _far(self, layer: int) -> int:
+        """How many far entries a KV head of the layer has."""
+        found = (memory.plan.held_far() for memory in self.request.memories if memory.index(layer) is not None)
+        return sum(found)
+
+    def _attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        others: list[torch.Tensor],
+        values: list[torch.Tensor],
+        scaling: float,
+    ) -> torch.Tensor:
+        kv_heads, group = query.shape[:2]
+        memories = self.request.memories
+        near = [self._logits(query, keys[layer], scaling) for keys in self._near]
+        far = [self._far_logits(layer, index, query, scaling) for index in range(len(memories))]
+        widths = [some.shape[-1] for some in far]
+        joined = torch.cat(far, dim=-1)
+        chosen = self._chosen(joined)
+        if chosen is not None:
+            joined = joined.gather(-1, chosen[:, None].expand(-1, group, -1, -1))
+        out = torch.empty_like(query)
+        for head in range(kv_heads):
+            logits = [others[head], *(some[head] for some in near), joined[head]]
+            weights = torch.cat(logits, dim=-1).softmax(-1)
+            parts = torch.split(weights, [one.shape[-1] for one in logits], dim=-1)
+            attended = parts[0] @ values[head]
+            for memory, part in zip(memories, parts[1:-1], strict=True):
+                attended += part @ memory.near[1, layer, head].float()
+            picked = None if chosen is None else chosen[head]
+            out[head] = attended + self._far_values(layer, head, parts[-1], picked, widths)
+            if not self.silent and self._far(layer):
+                self._count(layer, head, parts, picked, widths)
+        return out
+
+    def _far_logits(self, layer: int, number: int, query: torch.Tensor, scaling: float) -> torch.Tensor:
+        """Of all far entries of a memory in a layer, `[kv_heads, group, rows, held_far]`."""
+        memory = self.request.memories[number]
+        index, far = memory.index(layer), memory.plan.held_far()
+        if index is None or not far:
+            return query.new_empty(*query.shape[:3], 0)
+        keys = memory.far[0, index]
+        if self.request.places == "clipped":  # one place for all: the query is turned back instead of every key
+            back = torch.tensor(memory.plan.held_near + 1 - self._end, device=query.device)
+            return self._logits(self._rotation.turn(query, back), keys, scaling)
+        places = self._places(memory, index)
+        tile = max(1, _AT_ONCE // (keys.shape[0] * keys.shape[2]))
+        pieces = []
+        for first in range(0, far, tile):
+            stretch = slice(first, first + tile)
+            pieces.append(self._logits(query, self._rotation.turn(keys[:, stretch], places[:, stretch]), scaling))
+        return torch.cat(pieces, dim=-1)
+
+    def _places(self, memory: DocumentMemory, index: int) -> torch.Tensor:
+        """Where far entries of a layer stand, `[kv_heads or 1, held_far]`."""
+        plan = memory.plan
+        tokens = torch.arange(plan.far)[None] if memory.places is None else memory.places[index].long()
+        if self.request.places == "true":
+            return tokens + (self._end - plan.tokens)
+        assert self.request.span is not None
+        room = min(plan.tokens, self.request.span) - plan.held_near
+        return self._end - plan.held_near - room + tokens * room // plan.far
+
+    @staticmethod
+    def _logits(query: torch.Tensor, keys: torch.Tensor, scaling: float) -> torch.Tensor:
+        """`query` `[kv_heads, group, rows, head_dim]` over `keys` `[kv_heads, n, head_dim]`, `[kv_heads, group,
+        rows, n]` in float32; computed as the keys are held."""
+        kv_heads, group, rows, dim = query.shape
+        flat = query.reshape(kv_heads, group * rows, dim).to(keys.dtype)
+        return torch.bmm(flat, keys.mT).float().view(kv_heads, group, rows, -1) * scaling
+
+    def _chosen(self, logits: torch.Tensor) -> torch.Tensor | None:
+        """Which far entries each row of a KV head attends to, `[kv_heads, rows, entries]`: those that some query
+        of its group gives the largest share of its attention. None for all of them."""
+        if logits.shape[-1] <= self.request.entries:
+            return None
+        shares = (logits - logits.logsumexp(-1, keepdim=True)).amax(1)
+        return shares.topk(self.request.entries, dim=-1, sorted=False).indices
+
+    def _far_values(
+        self, layer: int, head: int, weights: torch.Tensor, chosen: torch.Tensor | None, widths: list[int]
+    ) -> torch.Tensor:
+        """`weights` `[group, rows, n]` over the far entries of a KV head, or those `chosen` `[rows, n]` of them:
+        their values' weighted sum, `[group, rows, head_dim]`."""
+        total = weights.new_zeros(*weights.shape[:2], self.request.memories[0].plan.head_dim)
+        first = 0
+        for memory, width in zip(self.request.memories, widths, strict=True):
+            index = memory.index(layer)
+            if index is None or not width:
+                continue
+            held = memory.far[1, index, head]
+            if chosen is None:
+                total += weights[..., first : first + width] @ held.float()
+            else:
+                inside = (chosen >= first) & (chosen < first + width)
+                rows = held[(chosen - first).clamp(0, width - 1)].float()
+                total += torch.einsum("grk,rkd->grd", weights.masked_fill(~inside, 0.0), rows)
+            first += width
+        return total
+
+    def _count(
+        self,
+        layer: int,
+        head: int,
+        parts: tuple[torch.Tensor, ...],
+        chosen: torch.Tensor | None,
+        widths: list[int],
+    ) -> None:
+        """Add what a head's rows attended to."""
+        far = parts[-1].sum(0)  # [rows, n]
+        self.count += far.numel()
+        first = 0
+        for number, (memory, width) in enumerate(zip(self.request.memories, widths, strict=True)):
+            plan, index = memory.plan, memory.index(layer)
+            mass = torch.zeros(width)
+            if chosen is None:
+                mass += far[:, first : first + width].sum(0).cpu()
+            elif width:
+                inside = (chosen >= first) & (chosen < first + width)
+                mass.index_add_(0, (chosen - first)[inside].cpu(), far[inside].cpu())
+            first += width
+            if memory.places is None:
+                self.attended[number][: plan.far] += mass
+            elif index is not None:
+                self.attended[number].index_add_(0, memory.places[index, head].long(), mass)
+            self.attended[number][plan.far :] += parts[1 + number].sum((0, 1)).cpu()

@@ -1,0 +1,255 @@
+"""A document is read once into a memory, and what attends to it is what would have read it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from refdesk.memory.document_memory import DocumentMemory
+from refdesk.memory.errors import InvalidMemory
+from refdesk.memory.options import memory_options
+from refdesk.memory.overlap import left_overlapping
+from refdesk.memory.unlimiformer import Places, RecallRequest
+from refdesk.reader.engine import Engine
+from refdesk.reader.errors import InvalidOption, MemoryMismatch, PromptTooLong
+from refdesk.reader.forward import cache_shape
+from refdesk.reader.generation import Generation, GenerationRequest
+from refdesk.reader.model import ReaderModel
+from refdesk.reader.remember import RememberOptions, remember
+from refdesk.reader.stream import Stream
+from tests.reader.stepped import ids, made_heads
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Tiny = Callable[..., ReaderModel]
+FRONT, TEXT, ASKED, RIGHT = ids(11, 1), ids(150, 2), ids(13, 3), ids(4, 4)
+ALL = (0, 1, 2)
+
+
+def asked(recall: RecallRequest | None, **options: object) -> GenerationRequest:
+    return GenerationRequest(ASKED, 12, front=(FRONT,), recall=recall, continuations=(RIGHT,), **options)  # type: ignore[arg-type]
+
+
+def read_whole(engine: Engine) -> Generation:
+    """The oracle: everything in one prompt."""
+    return engine.submit(GenerationRequest(FRONT + TEXT + ASKED, 12, continuations=(RIGHT,))).result()
+
+
+@pytest.mark.parametrize(("places", "near"), [("true", 1), ("true", 40), ("clipped", 150), ("scaled", 1)])
+@pytest.mark.parametrize("chunk_tokens", [7, 512])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_a_document_that_fits_the_window_is_answered_as_if_it_had_been_read(
+    kind: str, chunk_tokens: int, places: Places, near: int, tiny: Tiny
+) -> None:
+    """Methods 4.8, 2."""
+    with Engine(tiny(kind), chunk_tokens=chunk_tokens) as engine:
+        options = RememberOptions(window=150, overlap=0, near=near, layers=ALL)
+        memory = remember(engine.submit, tiny(kind), TEXT, (FRONT,), options)
+        recall = RecallRequest((memory,), 150, places, span=150)
+        found, whole = engine.submit(asked(recall)).result(), read_whole(engine)
+        assert found.token_ids == whole.token_ids
+        assert found.continuation_nll[0] == pytest.approx(whole.continuation_nll[0], abs=1e-3)
+        assert found.prompt_tokens == len(FRONT) + len(ASKED)
+        assert found.recall is not None
+
+
+def test_whoever_else_is_served_changes_nothing(tiny: Tiny) -> None:
+    with Engine(tiny(), chunk_tokens=16) as engine:
+        options = RememberOptions(window=64, overlap=16, near=8)
+        memories = [remember(engine.submit, tiny(), ids(150, seed), (FRONT,), options) for seed in (2, 5)]
+        requests = [asked(RecallRequest(tuple(some), 9)) for some in (memories[:1], memories[1:], memories)]
+        requests.append(GenerationRequest(ASKED, 12, front=(FRONT,)))
+        alone = [engine.submit(request).result().token_ids for request in requests]
+        streams = [engine.submit(request) for request in requests * 2]
+        assert [stream.result().token_ids for stream in streams] == alone * 2
+        assert len(set(alone)) > 2
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_what_is_held_is_what_each_token_was_read_as_behind_its_overlap(kind: str, tiny: Tiny) -> None:
+    model = tiny(kind)
+    with Engine(model) as engine:
+        memory = remember(engine.submit, model, TEXT, (FRONT,), RememberOptions(64, 16, 8, layers=ALL))
+    for chunk in left_overlapping(150, 64, 16):
+        keys, values = plain_entries(model, FRONT + TEXT[chunk.start : chunk.end])
+        first = len(FRONT) + chunk.kept - chunk.start
+        held = torch.cat([memory.far, memory.near], dim=3)[:, :, :, chunk.kept : chunk.end]
+        assert (held[0] - keys[:, :, first:]).abs().max() < 1e-4
+        assert (held[1] - values[:, :, first:]).abs().max() < 1e-4
+
+
+def plain_entries(model: ReaderModel, tokens: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What transformers' own cache holds, turned back: `[layers, kv_heads, n, head_dim]`."""
+    cache = model.model(torch.tensor([tokens]), use_cache=True).past_key_values
+    assert model.rotation is not None
+    keys = torch.stack([layer.keys[0] for layer in cache.layers])
+    values = torch.stack([layer.values[0] for layer in cache.layers])
+    return model.rotation.turn(keys, -torch.arange(len(tokens))), values
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("rate", [1.0, 4.0])
+def test_a_reading_cut_short_is_gone_on_with_and_comes_to_the_same(
+    rate: float, tmp_path: Path, tiny: Tiny
+) -> None:
+    options = RememberOptions(64, 16, 8, rate=rate)
+    with Engine(tiny()) as engine:
+        submitted: list[GenerationRequest] = []
+
+        def submit(request: GenerationRequest) -> Stream:
+            submitted.append(request)
+            return engine.submit(request)
+
+        def begin(progress: Callable[[int], None], folder: Path | None) -> DocumentMemory:
+            submitted.clear()
+            return remember(
+                submit, tiny(), TEXT, (FRONT,), options, heads=made_heads(), folder=folder, progress=progress
+            )
+
+        def killed(done: int) -> None:
+            if done > 100:
+                raise Killed
+
+        with pytest.raises(Killed):
+            begin(killed, tmp_path / "memory")
+        assert [len(request.token_ids) for request in submitted] == [64, 64]
+        with pytest.raises(InvalidMemory, match="no whole memory"):
+            DocumentMemory.load(tmp_path / "memory")
+        told: list[int] = []
+        begin(told.append, tmp_path / "memory")
+        assert told == [150]
+        assert len(submitted) == 1
+        whole = begin(told.append, None)
+        assert len(submitted) == 3
+        loaded = DocumentMemory.load(tmp_path / "memory")
+        assert torch.equal(loaded.far, whole.far)
+        assert torch.equal(loaded.near, whole.near)
+        assert sorted(path.name for path in (tmp_path / "memory").iterdir()) == sorted(
+            ["far.bin", "near.bin", "memory.json"] + ["places.bin"] * (rate > 1)
+        )
+
+
+def test_what_was_begun_otherwise_is_begun_again(tmp_path: Path, tiny: Tiny) -> None:
+    def killed(done: int) -> None:
+        raise Killed
+
+    with Engine(tiny()) as engine:
+        for text, options in (
+            (TEXT, RememberOptions(64, 16, 8)),
+            (TEXT[::-1], RememberOptions(64, 16, 8)),
+            (TEXT, RememberOptions(64, 16, 9)),
+            (TEXT, RememberOptions(64, 17, 9)),
+        ):
+            with pytest.raises(Killed):
+                remember(engine.submit, tiny(), text, (FRONT,), options, folder=tmp_path, progress=killed)
+            told: list[int] = []
+            remember(engine.submit, tiny(), text, (FRONT,), options, folder=tmp_path, progress=told.append)
+            assert told[0] > 64  # the first chunk is not read again
+            (tmp_path / "progress.json").write_text("{}")
+            remember(engine.submit, tiny(), text, (FRONT,), options, folder=tmp_path, progress=told.append)
+            assert told.count(64) == 1
+
+
+def test_a_thinned_memory_holds_what_the_heads_score_highest(tiny: Tiny) -> None:
+    with Engine(tiny()) as engine:
+        whole = remember(engine.submit, tiny(), TEXT, (FRONT,), RememberOptions(150, 0, 8, ALL))
+        thin = remember(
+            engine.submit, tiny(), TEXT, (FRONT,), RememberOptions(150, 0, 8, ALL, rate=5.0), heads=made_heads()
+        )
+        assert thin.places is not None
+        assert thin.places.shape == (3, 2, 28)
+        assert 1 < thin.plan.bytes * 5 / whole.plan.bytes < 2  # places, and what is near, besides
+        places = thin.places.long()[None, ..., None].expand(2, -1, -1, -1, 16)
+        assert torch.equal(thin.far, whole.far.gather(3, places))
+        assert not (thin.places == torch.arange(28) * 5).all()
+        engine.submit(asked(RecallRequest((thin,), 9))).result()
+
+
+def test_without_heads_nothing_can_be_thinned(tiny: Tiny) -> None:
+    with Engine(tiny()) as engine, pytest.raises(InvalidOption, match=r"rate is 2\.0; expected 1, for there"):
+        remember(engine.submit, tiny(), TEXT, (FRONT,), RememberOptions(64, 16, 8, rate=2.0))
+
+
+def test_another_reader_s_memory_is_refused(tiny: Tiny) -> None:
+    with Engine(tiny()) as engine:
+        memory = remember(engine.submit, tiny(), TEXT, (FRONT,), RememberOptions(64, 16, 8))
+        with pytest.raises(MemoryMismatch, match="made by another reader"):
+            engine.submit(GenerationRequest(ASKED, 2, recall=RecallRequest((memory,))))
+    with Engine(tiny("qwen3")) as engine, pytest.raises(MemoryMismatch, match="than qwen3 with no adapter"):
+        engine.submit(asked(RecallRequest((memory,))))
+
+
+def test_a_place_outside_the_window_is_refused(tiny: Tiny) -> None:
+    with Engine(tiny()) as engine:
+        long = remember(engine.submit, tiny(), ids(600), (FRONT,), RememberOptions(64, 16, 8))
+        with pytest.raises(PromptTooLong, match="takes 624 tokens"):
+            engine.submit(asked(RecallRequest((long,), places="true")))
+        engine.submit(asked(RecallRequest((long,)))).result()
+        with pytest.raises(PromptTooLong):
+            remember(engine.submit, tiny(), TEXT, (ids(500),), RememberOptions(64, 16, 8))
+
+
+def test_policies_and_memories_do_not_go_together(tiny: Tiny) -> None:
+    with Engine(tiny()) as engine:
+        memory = remember(engine.submit, tiny(), TEXT, (FRONT,), RememberOptions(64, 16, 8))
+    with pytest.raises(InvalidOption, match="memory policy is 'streaming'; expected none"):
+        asked(RecallRequest((memory,)), memory=memory_options({"policy": "streaming", "budget": 64}))
+
+
+def test_who_fails_to_collect_is_told_and_nobody_else_is(tiny: Tiny) -> None:
+    def broken(sequence: object) -> None:
+        raise OSError("the disk is full")
+
+    with Engine(tiny()) as engine:
+        other = engine.submit(GenerationRequest(TEXT, 60))
+        with pytest.raises(OSError, match="the disk is full"):
+            engine.submit(GenerationRequest(TEXT, 1, collect=broken)).result()
+        assert other.result().finish_reason in ("length", "stop")
+        assert engine.submit(GenerationRequest(TEXT, 4)).result().token_ids
+        engine._scheduler.check_integrity()
+
+
+def test_cancelled_while_it_recalls_it_leaves_nothing_behind(tiny: Tiny) -> None:
+    with Engine(tiny()) as engine:
+        memory = remember(engine.submit, tiny(), TEXT, (FRONT,), RememberOptions(64, 16, 8))
+        streams = [engine.submit(asked(RecallRequest((memory,), 9))) for _ in range(4)]
+        for stream in streams:
+            stream.cancel()
+        assert all(stream.result().finish_reason in ("cancelled", "length", "stop") for stream in streams)
+    engine._scheduler.check_integrity()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"overlap": 64}, "overlap is 64; expected 0 to 63"),
+        ({"overlap": -1}, "overlap is -1"),
+        ({"near": 0}, "near is 0"),
+        ({"rate": 0.5}, "rate is 0.5"),
+        ({"rate": 65.0}, "rate is 65"),
+    ],
+)
+def test_options_out_of_range_are_named(options: dict[str, object], match: str) -> None:
+    with pytest.raises(InvalidOption, match=match):
+        RememberOptions(**({"window": 64, "overlap": 16} | options))  # type: ignore[arg-type]
+
+
+def test_a_layer_that_the_model_does_not_have_is_refused(tiny: Tiny) -> None:
+    with (
+        Engine(tiny()) as engine,
+        pytest.raises(InvalidMemory, match=r"layers are \[3\]; expected some of 0 to 2"),
+    ):
+        remember(engine.submit, tiny(), TEXT, (FRONT,), RememberOptions(64, 16, 8, layers=(3,)))
+
+
+def test_the_shape_is_the_model_s(tiny: Tiny) -> None:
+    with Engine(tiny()) as engine:
+        plan = remember(engine.submit, tiny(), TEXT, (FRONT,), RememberOptions(64, 16, 8)).plan
+    shape = cache_shape(tiny())
+    assert (plan.layers, plan.kv_heads, plan.head_dim, plan.dtype) == (shape.layers, shape.kv_heads, 16, "float32")
+    assert plan.retrieving == (1, 2)
+    assert plan.tokens == 150
