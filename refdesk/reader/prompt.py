@@ -172,11 +172,17 @@ def build_prompt(
 
 
 def encode_segments(
-    question: str, passages: Sequence[Passage], model: "ReaderModel", form: AnswerForm = "short"
+    question: str,
+    passages: Sequence[Passage],
+    model: "ReaderModel",
+    form: AnswerForm = "short",
+    *,
+    open_book: bool = False,
 ) -> Segments:
-    """Raises InvalidOption for a model whose chat template has no use for a user's text as it is."""
+    """`open_book`: what is asked about stands there, though there are no passages. Raises InvalidOption for a
+    model whose chat template has no use for a user's text as it is."""
     ranked = tuple(passages)
-    before, after = _frame(model, _SYSTEM if ranked else _SYSTEM_CLOSED_BOOK)
+    before, after = _frame(model, _SYSTEM if ranked or open_book else _SYSTEM_CLOSED_BOOK)
     text = ask_in_form(question, form)
     return Segments(
         before=before,

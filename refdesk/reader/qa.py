@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs 
     from refdesk.reader.engine import Engine
     from refdesk.reader.model import ReaderModel
     from refdesk.reader.stream import Stream
+    from refdesk.reader.whole_documents import WholeDocuments
 
 NOTHING_FOUND = "I could not find anything about this in the collection."
 
@@ -48,7 +49,8 @@ class AnswerOptions:
     of what it reads; by default everything, if it fits the window. `heads`: what a policy that is learned keeps
     by; those that were trained for the model and `adapter`. `form`: short, long, or with a quote first.
     `reference`: a right answer whose likelihood is asked for; it changes nothing of the answer. `shorten`: what
-    makes passages shorter before they are read. The rest as in `GenerationRequest`.
+    makes passages shorter before they are read. `whole`: documents that are attended to in place of passages; then
+    nothing is retrieved. The rest as in `GenerationRequest`.
 
     Raises:
         InvalidOption: a value out of range.
@@ -69,6 +71,7 @@ class AnswerOptions:
     heads: "RetainingHeads | None" = None
     reference: str | None = None
     shorten: Shorten | None = None
+    whole: "WholeDocuments | None" = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= 100:
@@ -175,9 +178,10 @@ class QA:
 
     def _events(self, question: str, options: AnswerOptions, cancellation: Cancellation) -> Iterator[Event]:
         clock = Clock()
-        passages = tuple(self._retrieve(question, options.k, options.documents))
+        whole = options.whole
+        passages = () if whole else tuple(self._retrieve(question, options.k, options.documents))
         clock.lap("retrieve")
-        if not passages and not self._closed_book:
+        if not passages and not whole and not self._closed_book:
             yield Retrieved(passages)
             yield Token(NOTHING_FOUND)
             yield Done(_unread(NOTHING_FOUND, "no_passages", 0, clock))
@@ -195,7 +199,10 @@ class QA:
             yield Done(_unread("", "cancelled", len(passages), clock))
             return
         clock.lap("compress")
-        prompt, request = self._fitted(question, shorter, options, reference)
+        if whole:
+            prompt, request = self._over(whole, question, options, reference)
+        else:
+            prompt, request = self._fitted(question, shorter, options, reference)
         clock.lap("prompt")
         stream = submit(request)  # what cannot be served fails here, before any event
         try:
@@ -213,8 +220,11 @@ class QA:
         written = read_answer(generation.text, options.form)
         if options.form == "quote" and written.text:
             yield Token(written.text)
-        quoted = cite_quotes(written.quotes, prompt.used)
-        citations = quoted or cite(written.text, question, prompt.used)
+        used = prompt.used
+        if whole and generation.recall is not None:
+            used = tuple(whole.passages(generation.recall.attended))
+        quoted = cite_quotes(written.quotes, used)
+        citations = quoted or cite(written.text, question, used)
         clock.lap("cite")
         yield Done(
             Answer(
@@ -222,9 +232,9 @@ class QA:
                 citations=tuple(citations),
                 usage=_usage(len(passages), prompt, request.memory, shortening, options, generation, clock),
                 finish_reason=generation.finish_reason,
-                passages=prompt.used,
+                passages=used,
                 reference_nll=_mean(generation.continuation_nll[0]) if generation.continuation_nll else None,
-                well_formed=written.well_formed and all(cite_quotes([one], prompt.used) for one in written.quotes),
+                well_formed=written.well_formed and all(cite_quotes([one], used) for one in written.quotes),
             )
         )
 
@@ -248,6 +258,14 @@ class QA:
         segments = encode_segments(question, bare, self._model, options.form)
         around = len(segments.before) + len(segments.asked) + sum(map(len, segments.passages))
         return options.shorten(question, passages, self._model.window - new - around, submit)
+
+    def _over(
+        self, whole: "WholeDocuments", question: str, options: AnswerOptions, reference: tuple[int, ...]
+    ) -> tuple[Prompt, GenerationRequest]:
+        """The prompt behind whole documents, and how the engine is asked for it; nothing of it is evicted."""
+        segments = encode_segments(question, (), self._model, options.form, open_book=True)
+        prompt = segments.fitted(self._model.window, max(options.room, len(reference)))
+        return prompt, replace(_request(prompt, KEEP_EVERYTHING, options, reference), recall=whole.recall)
 
     def _fitted(
         self, question: str, passages: Sequence[Passage], options: AnswerOptions, reference: tuple[int, ...]
@@ -348,6 +366,8 @@ def _usage(
         passages_used=len(prompt.used),
         passages_dropped=len(prompt.dropped),
         seconds=clock.seconds(queue=generation.queue_s, prefill=generation.prefill_s, decode=generation.decode_s),
+        context="document" if options.whole else "passages" if prompt.used else "none",
+        document_tokens=options.whole.recall.tokens if options.whole else 0,
         reading=prompt.reading if prompt.used else "none",
         run_hits=generation.run_hits,
         run_misses=generation.run_misses,
