@@ -32,6 +32,7 @@ QUESTIONS = 100
 RATES = (2, 4)
 POSITIONS = (0, 4, 9, 14, 19)
 GUIDED = {"strategy": "perception", "guiding": 3}
+FILLED = {"strategy": "perception", "belief": 1}  # the paper's: as much as the budget has room for
 
 # Of the default model's window: half, nearly all, and more than it holds (passages of 200 tokens).
 COUNTS = (20, 38, 50)
@@ -41,6 +42,8 @@ TIMED: dict[str, dict[str, Any] | None] = {
     "auto": {"strategy": "auto"},
     **{name: {"strategy": name, "rate": 4} for name in STRATEGIES},
     "perception, rate 2": {"rate": 2},
+    "perception, belief 1": FILLED | {"rate": 4},
+    "perception, belief 1, rate 2": FILLED | {"rate": 2},
     "perception, guided": GUIDED | {"rate": 4},
 }
 
@@ -51,11 +54,12 @@ _SEC = RunSettings("sec10q", "top_k", k=20, reading="together")
 
 
 def compressed(whole: RunSettings) -> list[RunSettings]:
-    """The full prompt, every strategy at every rate, and the questions of the reader beside."""
+    """The full prompt, and every strategy at every rate; `best` takes as little at any."""
     asked: list[dict[str, Any]] = [
         {**strategy, "rate": rate}
         for rate in RATES
-        for strategy in (*({"strategy": name} for name in STRATEGIES), GUIDED)
+        for strategy in (*({"strategy": name} for name in STRATEGIES), FILLED)
+        if (strategy["strategy"], rate) != ("best", RATES[0])
     ]
     return [whole, *(replace(whole, compression=one) for one in asked)]
 
@@ -70,10 +74,12 @@ def positions() -> list[RunSettings]:
 def ablation() -> list[RunSettings]:
     """Each part of Perception Compressor taken away, the gold document first, in the middle and last."""
     parts: tuple[dict[str, Any], ...] = (
-        {},
-        {"ranked": False},
-        {"k1": 0, "k2": 0},  # the allocator
-        {"tau_o": 0, "k2": 0},  # the question's say in what stays
+        {"belief": 1},
+        {"belief": 1, "ranked": False},
+        {"belief": 1, "k1": 0, "k2": 0},  # the allocator
+        {"belief": 1, "tau_o": 0, "k2": 0},  # the question's say in what stays
+        {"belief": 0.9},
+        {"belief": 0.9, "guiding": 3},
     )
     return [
         replace(_NQ, task_options={"documents": 20, "gold_at": at}, compression={"rate": rate, **part})

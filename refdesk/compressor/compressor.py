@@ -43,6 +43,7 @@ class Compressor(ABC, Generic[Options]):
 
     option_type: ClassVar[type] = NoOptions  # a frozen dataclass
     asks: ClassVar[bool] = True  # whether what stays depends on the question
+    sizes: ClassVar[bool] = False  # whether it knows without a budget how much is to stay
 
     def __init__(self, tools: Tools, options: Options) -> None:
         """Raises InvalidCompression where a tool is missing."""

@@ -11,11 +11,13 @@ from refdesk.compressor.strategies import STRATEGIES
 from refdesk.named_options import fits, made
 
 _DEFAULT_STRATEGY = "perception"
+_NO_LESS = PerceptionOptions(belief=1)  # of `auto`: nothing goes that need not
 
 
 @dataclass(frozen=True)
 class CompressionOptions:
-    """How much of the passages stays: either `budget`, in tokens, or `rate`, by which their tokens are divided.
+    """How much of the passages stays: either `budget`, in tokens, or `rate`, by which their tokens are divided, or
+    what a strategy thinks enough.
 
     `strategy` None: nothing is taken out, but with `auto` by the default strategy where the budget or the window
     asks for it. `settings`: the strategy's options, of its `option_type`.
@@ -36,8 +38,10 @@ class CompressionOptions:
                 raise InvalidCompression("compression has a budget or a rate, but strategy none takes nothing out")
             return
         name = self.strategy or "auto"
-        if (self.budget is None) == (self.rate is None) and (self.sized or not self.auto):
-            raise InvalidCompression(f"compression strategy {name} needs a budget or a rate, and not both")
+        if self.budget is not None and self.rate is not None:
+            raise InvalidCompression(f"compression strategy {name} has a budget and a rate; expected one of them")
+        if not self.sized and not self.auto and not STRATEGIES[self.name].sizes:
+            raise InvalidCompression(f"compression strategy {name} needs a budget or a rate")
         if self.budget is not None and not 1 <= self.budget <= 100_000_000:
             raise InvalidCompression(
                 f"compression budget is {self.budget}; expected at least 1 token, and at most 100,000,000"
@@ -74,8 +78,8 @@ class CompressionOptions:
 
     def compressor(self, tools: Tools) -> Compressor[Any]:
         """What takes them out; raises InvalidCompression where a tool is missing."""
-        kind = STRATEGIES[self.name]
-        return kind(tools, kind.option_type() if self.settings is None else self.settings)
+        default = _NO_LESS if self.auto else STRATEGIES[self.name].option_type()
+        return STRATEGIES[self.name](tools, default if self.settings is None else self.settings)
 
 
 KEEP_EVERYTHING = CompressionOptions()

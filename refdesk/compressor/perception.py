@@ -8,7 +8,7 @@ from refdesk.compressor.coarse import base_ratio, retain
 from refdesk.compressor.compressor import Compressor, Tools
 from refdesk.compressor.errors import InvalidCompression
 from refdesk.compressor.iterative import compress_segments
-from refdesk.compressor.ranking import rank
+from refdesk.compressor.ranking import enough, losses, rank
 from refdesk.compressor.scorer import TokenScorer
 from refdesk.compressor.unit import TokenizedText, Unit, packed, size_of
 
@@ -23,7 +23,8 @@ class PerceptionOptions:
     `guiding`: how many guiding questions rank the texts beside the question; the first of `questions`, or made
     for the question where none are given. `exact`: the budget is met exactly; without, ratios are clamped and
     thresholds cut as in the paper's code. `ranked`: texts are ranked; without, they stay in the order in which
-    they came.
+    they came. `belief`: of ranked texts no more stay than hold what is asked for with this probability, so that a
+    budget may not be used up; 1 for as many as it has room for, which is the paper's.
 
     Raises:
         InvalidCompression: a value out of range.
@@ -38,9 +39,10 @@ class PerceptionOptions:
     reverse: bool = False
     exact: bool = True
     ranked: bool = True
+    belief: float = 0.9
 
     def __post_init__(self) -> None:
-        for name in ("k1", "tau_o", "k2"):
+        for name in ("k1", "tau_o", "k2", "belief"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InvalidCompression(f"compression option {name} is {getattr(self, name)}; expected 0 to 1")
         check_segment(self.segment)
@@ -67,6 +69,7 @@ class PerceptionCompressor(Compressor[PerceptionOptions]):
     taken out token by token: most of it from the texts ranked low."""
 
     option_type = PerceptionOptions
+    sizes = True
 
     def __init__(self, tools: Tools, options: PerceptionOptions) -> None:
         """Raises InvalidCompression for guiding questions that nothing makes, or nothing weighs."""
@@ -80,7 +83,11 @@ class PerceptionCompressor(Compressor[PerceptionOptions]):
     @property
     def because(self) -> str:
         """Why the budget may not be met exactly."""
-        return super().because if self.options.exact else "ratios are clamped and thresholds cut as in the paper"
+        if not self.options.exact:
+            return "ratios are clamped and thresholds cut as in the paper"
+        if self.options.ranked and self.options.belief < 1:
+            return f"with a belief of {self.options.belief} that is enough, or {super().because}"
+        return super().because
 
     def choose(self, question: str, texts: Sequence[TokenizedText], budget: int) -> list[Unit]:
         """The units that stay, those of the best text first."""
@@ -90,8 +97,13 @@ class PerceptionCompressor(Compressor[PerceptionOptions]):
         return thin(self.tools.scorer, question, units, budget, self.options)
 
     def _ranked(self, question: str, texts: Sequence[TokenizedText]) -> list[int]:
+        """Indices of the texts that are needed, best first."""
+        if len(texts) < 2:  # nothing to rank
+            return list(range(len(texts)))
         questions, weights = self._weighted(question)
-        return rank(self.tools.scorer, [text.token_ids for text in texts], questions, weights)
+        found = losses(self.tools.scorer, [text.token_ids for text in texts], questions, weights)
+        asked = len(self.tools.scorer.tokens(question)[0])
+        return rank(found)[: enough(found, asked, self.options.belief)]
 
     def _weighted(self, question: str) -> tuple[list[str], list[float]]:
         """The question, which has weight 1, and guiding questions by their similarity to it (methods 3.2.2)."""

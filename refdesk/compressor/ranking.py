@@ -1,6 +1,8 @@
-"""Texts from most to least relevant, by how likely questions are behind them (methods 3.2.2)."""
+"""Texts from most to least relevant, by how likely questions are behind them (methods 3.2.2), and how many are
+needed."""
 
 from collections.abc import Sequence
+from math import exp, fsum
 
 from refdesk.compressor.scorer import TokenScorer
 
@@ -8,19 +10,38 @@ from refdesk.compressor.scorer import TokenScorer
 _FORM = "\n\nQuestion: {}\nAnswer: We can get the answer to this question in the given documents."
 
 
-def rank(
+def losses(
     scorer: TokenScorer,
     documents: Sequence[tuple[int, ...]],
     questions: Sequence[str],
     weights: Sequence[float] = (1.0,),
-) -> list[int]:
-    """Indices of the documents (token ids) by the weighted sum of the questions' mean negative log-likelihoods
-    behind them, the lowest first, of equals the earlier. One question alone ranks as in LongLLMLingua."""
-    if len(documents) < 2:  # nothing to rank
-        return list(range(len(documents)))
+) -> list[float]:
+    """Of each document (token ids) the weighted sum of the questions' mean negative log-likelihoods behind it."""
     asked = [scorer.tokens(_FORM.format(question))[0] for question in questions]
-    losses = [
+    return [
         sum(weight * nll for weight, nll in zip(weights, row, strict=True))
         for row in scorer.question_nll(documents, asked)
     ]
-    return sorted(range(len(documents)), key=losses.__getitem__)
+
+
+def rank(losses: Sequence[float]) -> list[int]:
+    """Indices of documents by their losses, the lowest first, of equals the earlier. With those of one question
+    this ranks as LongLLMLingua does."""
+    return sorted(range(len(losses)), key=losses.__getitem__)
+
+
+def enough(losses: Sequence[float], tokens: int, belief: float) -> int:
+    """How many documents must be read, best first, for the one that a question of `tokens` tokens is asked of to
+    be among them with a probability of `belief`.
+
+    By Bayes' rule over documents that are equally likely beforehand, from the likelihood that ranks them: where
+    one stands out it is alone, where none does all are needed.
+    """
+    best = min(losses, default=0.0)
+    likelihoods = sorted((exp(tokens * (best - loss)) for loss in losses), reverse=True)
+    wanted, total = belief * fsum(likelihoods), 0.0
+    for count, likelihood in enumerate(likelihoods, start=1):
+        total += likelihood
+        if total >= wanted:
+            return count
+    return len(likelihoods)

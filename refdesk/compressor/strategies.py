@@ -10,7 +10,7 @@ from typing import Any
 from refdesk.compressor.compressor import Compressor, NoOptions, Tools
 from refdesk.compressor.errors import InvalidCompression
 from refdesk.compressor.perception import PerceptionCompressor, PerceptionOptions, check_segment, thin
-from refdesk.compressor.ranking import rank
+from refdesk.compressor.ranking import losses, rank
 from refdesk.compressor.selection import fill
 from refdesk.compressor.unit import TokenizedText, Unit
 
@@ -31,7 +31,7 @@ class SegmentOptions:
     @property
     def uniform(self) -> PerceptionOptions:
         """LLMLingua's way to thin (arXiv 2310.05736): one ratio for all, and the least likely tokens stay."""
-        return PerceptionOptions(k1=0, tau_o=0, k2=0, segment=self.segment, reverse=True)
+        return PerceptionOptions(k1=0, tau_o=0, k2=0, segment=self.segment, reverse=True, belief=1)
 
 
 class Rerank(Compressor[NoOptions]):
@@ -44,6 +44,8 @@ class Rerank(Compressor[NoOptions]):
 
 class Best(Compressor[NoOptions]):
     """The first text in order, cut at the budget; of a long one, its pieces in order."""
+
+    sizes = True
 
     @property
     def because(self) -> str:
@@ -105,7 +107,7 @@ STRATEGIES: dict[str, type[Compressor[Any]]] = {
 
 
 def _ranked(tools: Tools, question: str, texts: Sequence[TokenizedText]) -> list[TokenizedText]:
-    return [texts[i] for i in rank(tools.scorer, [text.token_ids for text in texts], [question])]
+    return [texts[i] for i in rank(losses(tools.scorer, [text.token_ids for text in texts], [question]))]
 
 
 def _first(texts: Sequence[TokenizedText], budget: int) -> list[Unit]:

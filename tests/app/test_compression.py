@@ -13,7 +13,7 @@ from refdesk.app.compression import PassageCompression, embedded_similarity
 from refdesk.compressor.compressor import Tools
 from refdesk.compressor.errors import InvalidCompression
 from refdesk.compressor.options import compression_options
-from refdesk.compressor.ranking import rank
+from refdesk.compressor.ranking import losses, rank
 from refdesk.compressor.strategies import STRATEGIES
 from refdesk.memory.options import AS_NEEDED, KEEP_EVERYTHING, MemoryOptions
 from refdesk.reader.cancellation import Cancellation
@@ -165,7 +165,8 @@ def test_a_budget_that_the_window_cuts_down_is_told(reader: Reader) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_passages_longer_than_the_window_are_compressed_piece_by_piece(strategy: str, reader: Reader) -> None:
     passages = passages_of(60)
-    answer = reader.answer(passages, strategy=strategy, budget=150)
+    whole = {"belief": 1} if strategy == "perception" else {}
+    answer = reader.answer(passages, strategy=strategy, budget=150, **whole)
     told = answer.usage.compression
     assert told.tokens_before > 3 * reader.model.window
     assert (told.strategy, told.tokens_after) == (strategy, 150)
@@ -218,12 +219,12 @@ def test_a_question_too_long_to_be_asked_behind_a_piece_is_no_obstacle_for_auto_
 
 def test_given_questions_rank_beside_the_question_by_their_similarity(reader: Reader) -> None:
     passages, others = passages_of(3), ["Who is Elin Marsh?", "Where is the river?"]
-    answer = reader.answer(passages, rate=1, guiding=2, questions=others)
+    answer = reader.answer(passages, rate=1, guiding=2, questions=others, belief=1)
     weights = [1.0, *embedded_similarity(WordEmbedder)(QUESTION, others)]
     texts = [reader.scorer.tokens(passage.text)[0] for passage in passages]
-    expected = rank(reader.scorer, texts, [QUESTION, *others], weights)
+    expected = rank(losses(reader.scorer, texts, [QUESTION, *others], weights))
     assert [passage.document_id for passage in answer.passages] == [passages[i].document_id for i in expected]
-    assert expected != rank(reader.scorer, texts, [QUESTION])
+    assert expected != rank(losses(reader.scorer, texts, [QUESTION]))
 
 
 def test_making_guiding_questions_is_part_of_compression(reader: Reader) -> None:
@@ -236,7 +237,7 @@ def test_making_guiding_questions_is_part_of_compression(reader: Reader) -> None
 
 def slow(reader: Reader) -> AnswerOptions:
     """Compression that takes seconds: a segment of a few tokens after the other, of many."""
-    return AnswerOptions(shorten=reader.compression({"rate": 2, "segment": 4}), memory=AS_NEEDED)
+    return AnswerOptions(shorten=reader.compression({"rate": 2, "segment": 4, "belief": 1}), memory=AS_NEEDED)
 
 
 def test_a_deadline_ends_compression(reader: Reader) -> None:

@@ -20,7 +20,7 @@ FOX, HEN, OWL = (
     "An owl sees far. Owls are birds of the night and sleep by day.",
 )
 QUESTION = "Where sits the hen on the farm?"
-SMALL = PerceptionOptions(segment=6)
+SMALL = PerceptionOptions(segment=6, belief=1)
 
 
 def _perception(options: PerceptionOptions = SMALL) -> PerceptionCompressor:
@@ -49,7 +49,7 @@ def test_every_budget_is_met_to_a_character_whatever_the_options(
     texts: list[str], question: str, budget: int, segment: int, tau_o: float, data: st.DataObject
 ) -> None:
     k1, k2, reverse = data.draw(st.floats(0, 1)), data.draw(st.floats(0, 1)), data.draw(st.booleans())
-    options = PerceptionOptions(k1, tau_o, k2, segment, reverse=reverse)
+    options = PerceptionOptions(k1, tau_o, k2, segment, reverse=reverse, belief=1)
     compression = _perception(options).compress(question, texts, budget)
     missing = min(budget, compression.tokens_before) - compression.tokens_after
     assert 0 <= missing < 4
@@ -153,7 +153,7 @@ def test_a_text_longer_than_the_window_meets_every_budget_that_fits_it(
 ) -> None:
     world, long = World(window), [text * 8 for text in texts]
     budget = min(budget, window - len(world.tokens(question)[0]) - 1)
-    compression = PerceptionCompressor(tools(world), PerceptionOptions()).compress(question, long, budget)
+    compression = PerceptionCompressor(tools(world), PerceptionOptions(belief=1)).compress(question, long, budget)
     missing = min(budget, compression.tokens_before) - compression.tokens_after
     assert 0 <= missing < 4
     assert all(len(piece) <= window // 2 for piece in world.ranked)
@@ -161,12 +161,32 @@ def test_a_text_longer_than_the_window_meets_every_budget_that_fits_it(
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("k1", 1.1), ("k1", float("nan")), ("tau_o", -0.1), ("k2", 2), ("segment", 0), ("guiding", 17)],
+    [
+        *[("k1", 1.1), ("k1", float("nan")), ("tau_o", -0.1), ("k2", 2), ("segment", 0), ("guiding", 17)],
+        ("belief", 1.5),
+    ],
 )
 def test_a_value_out_of_range_is_named(option: str, value: float) -> None:
     with pytest.raises(InvalidCompression, match=f"{option} is {value}; expected"):
         PerceptionOptions(**{option: value})
 
 
-def test_the_defaults_are_the_papers_without_guiding_questions() -> None:
-    assert PerceptionOptions() == PerceptionOptions(0.4, 0.2, 0.1, 200, 0, (), False, True, True)
+def test_the_defaults_are_the_papers_but_for_guiding_questions_and_belief() -> None:
+    assert PerceptionOptions() == PerceptionOptions(0.4, 0.2, 0.1, 200, 0, (), False, True, True, 0.9)
+
+
+def test_no_more_texts_stay_than_are_enough() -> None:
+    def left(belief: float, budget: int = 1000) -> list[str]:
+        compression = _perception(replace(SMALL, belief=belief)).compress(QUESTION, [FOX, HEN, OWL], budget)
+        if compression.tokens_after < min(budget, compression.tokens_before):
+            assert "that is enough" in compression.reason
+        return compression.apply([FOX, HEN, OWL])
+
+    assert left(0) == left(0.9) == [HEN]
+    assert left(1) == left(1 - 1e-12) == [HEN, FOX, OWL]
+    assert len(left(0.9, 5)[0]) < len(HEN)  # the budget holds, too
+
+
+def test_without_ranking_there_is_nothing_to_believe() -> None:
+    unranked = replace(SMALL, ranked=False, belief=0.5)
+    assert len(_perception(unranked).compress(QUESTION, [FOX, HEN, OWL], 1000).order) == 3

@@ -1,12 +1,15 @@
 """What every strategy promises, and what each of the rivals is."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refdesk.compressor.compression import Compression
-from refdesk.compressor.compressor import Tools
+from refdesk.compressor.compressor import Compressor, Tools
 from refdesk.compressor.errors import InvalidCompression
+from refdesk.compressor.perception import PerceptionOptions
 from refdesk.compressor.strategies import STRATEGIES, SegmentOptions
 from refdesk.compressor.unit import tokenize
 from tests.compressor.worlds import World, losses, plain_texts, tools
@@ -23,9 +26,14 @@ QUESTION = "Where sits the hen on the farm?"
 each_strategy = pytest.mark.parametrize("name", STRATEGIES)
 
 
-def _compress(name: str, question: str, texts: list[str], budget: int) -> Compression:
+def _made(name: str, world: World) -> Compressor[Any]:
+    """As many tokens stay as the budget has room for, not only as many as are enough."""
     kind = STRATEGIES[name]
-    return kind(tools(), kind.option_type()).compress(question, texts, budget)
+    return kind(tools(world), PerceptionOptions(belief=1) if name == "perception" else kind.option_type())
+
+
+def _compress(name: str, question: str, texts: list[str], budget: int) -> Compression:
+    return _made(name, World()).compress(question, texts, budget)
 
 
 @each_strategy
@@ -152,8 +160,8 @@ LONG = [FOX, f"{FARM} {NIGHT} {EGGS}"]
 
 
 def _cut_small(name: str, budget: int) -> tuple[World, Compression]:
-    world, kind = World(window=60), STRATEGIES[name]
-    return world, kind(tools(world), kind.option_type()).compress(QUESTION, LONG, budget)
+    world = World(window=60)
+    return world, _made(name, world).compress(QUESTION, LONG, budget)
 
 
 @pytest.mark.parametrize("name", ["rerank", "best", "perception"])
