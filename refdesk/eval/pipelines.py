@@ -61,7 +61,8 @@ class Pipeline:
     """`sees_question`: what the reader sees depends on the question. `indexed`: documents are ingested, and
     found by search; otherwise they are given, and where they do not all fit the window the question has no
     answer, rather than one from what is left. `ranks`: they come best first. `needs`: what must be known of a
-    question, `gold` or `relevance`."""
+    question, `gold` or `relevance`. `remembers`: nothing is read; documents are held in memories, by one entry in
+    so many, and attended to as far as the budget goes."""
 
     summary: str
     sees_question: bool
@@ -70,6 +71,7 @@ class Pipeline:
     ranks: bool = False
     needs: Literal["", "gold", "relevance"] = ""
     closed_book: bool = False
+    remembers: float | None = None
 
     def knows_enough(self, example: Example) -> bool:
         """Whether what the pipeline needs to know of a question is known."""
@@ -191,5 +193,14 @@ PIPELINES: dict[str, Pipeline] = {
         "every document, in order; no answer if they do not fit the window, unless compressed or thinned",
         False,
         _full,
+    ),
+    "document": Pipeline(
+        "whole documents, of which attention looks for as many entries as the budget has tokens",
+        True,
+        _closed_book,
+        remembers=1.0,
+    ),
+    "document_locret": Pipeline(
+        "the same over an eighth of their entries, chosen by retaining heads", True, _closed_book, remembers=8.0
     ),
 }

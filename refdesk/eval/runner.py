@@ -1,6 +1,7 @@
 """Doing a run: every question that has no score yet is answered, scored and committed, one after the other."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter
 
 from refdesk.compressor.errors import InvalidCompression
@@ -10,6 +11,7 @@ from refdesk.eval.corpus import collection_name, dataset_task, ensure_ingested, 
 from refdesk.eval.desk import Desk
 from refdesk.eval.errors import InvalidRun
 from refdesk.eval.example import Document, Example, Span
+from refdesk.eval.memories import Memories
 from refdesk.eval.metrics import METRICS
 from refdesk.eval.metrics.outcome import Outcome
 from refdesk.eval.pipelines import Workbench, spans
@@ -20,7 +22,7 @@ from refdesk.eval.runs import add_score, note_versions, scored_ids
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import memory_options
 from refdesk.reader.citations import is_abstention
-from refdesk.reader.errors import EngineClosed, MemoryTooSmall, PromptTooLong
+from refdesk.reader.errors import EngineClosed, InvalidOption, MemoryTooSmall, PromptTooLong
 from refdesk.reader.passage import Passage
 from refdesk.reader.qa import QA, Answer, AnswerOptions
 
@@ -133,6 +135,15 @@ class _Reader:
             retrieve=desk.retriever(collection, plan.settings.search) if plan.pipeline.indexed else _nothing,
             corpus=corpus,
         )
+        self._memories = self._made_memories(plan.pipeline.remembers)
+
+    def _made_memories(self, rate: float | None) -> Memories | None:
+        if rate is None:
+            return None
+        from refdesk.reader.remember import RememberOptions
+
+        options, count = RememberOptions(rate=rate), self._desk.embedder.count_tokens
+        return Memories(self._model, self._engine, options, self._adapter, self._heads, count)
 
     def _fits_more(self) -> bool:
         """Whether what is longer than the window may yet be read."""
@@ -163,8 +174,11 @@ class _Reader:
             reference=example.answers[0] if example.answers else None,
         )
         try:
+            if self._memories is not None:
+                documents = list(self._bench.documents(example).values())
+                options = replace(options, whole=self._memories.whole(documents, self._bench.budget))
             answer = qa.answer(example.question, options)
-        except (PromptTooLong, MemoryTooSmall, InvalidMemory, InvalidCompression) as error:
+        except (PromptTooLong, MemoryTooSmall, InvalidMemory, InvalidCompression, InvalidOption) as error:
             return _no_answer(self._plan, example, str(error))
         if answer.finish_reason == "cancelled":  # the engine is being closed; half an answer is no score
             raise EngineClosed("the engine was closed during a question")

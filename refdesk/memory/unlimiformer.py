@@ -37,7 +37,7 @@ class RecallRequest:
     """
 
     memories: tuple[DocumentMemory, ...]
-    entries: int = 512
+    entries: int = 64
     places: Places = "clipped"
     span: int | None = None
 

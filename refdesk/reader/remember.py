@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refdesk.memory.document_memory import DocumentMemory, MemoryPlan
-from refdesk.memory.overlap import left_overlapping
+from refdesk.memory.overlap import Chunk, left_overlapping
 from refdesk.reader.errors import InvalidOption, MemoryMismatch
 from refdesk.reader.forward import cache_shape
 from refdesk.reader.generation import GenerationRequest
@@ -25,38 +25,50 @@ if TYPE_CHECKING:
 
 Tokens = tuple[int, ...]
 
+_WINDOW = 2048
+
 
 @dataclass(frozen=True, slots=True)
 class RememberOptions:
     """How a document is read into memory.
 
-    `window`: tokens of it that are read at once, `overlap` of them for what is kept of the others; `near`: its
-    last tokens that every layer holds. `layers`: those that retrieve; None for the upper two thirds. `rate`: where
-    it is above 1, of every so many entries one is held, chosen by retaining heads.
+    `window`: tokens of it that are read at once; None for 2,048, or as many as the model's window has room for.
+    `overlap`: how many of them are of what is kept of others; None for a quarter. `near`: its last tokens that
+    every layer holds. `layers`: those that retrieve; None for the upper half, which was best by far for the
+    default model (docs/results.md). `rate`: where it is above 1, of every so many entries one is held, chosen by
+    retaining heads.
 
     Raises:
         InvalidOption: a value out of range.
     """
 
-    window: int = 2048
-    overlap: int = 512
+    window: int | None = None
+    overlap: int | None = None
     near: int = 256
     layers: tuple[int, ...] | None = None
     rate: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.overlap < self.window:
-            raise InvalidOption(
-                "overlap", self.overlap, f"0 to {self.window - 1} of the {self.window} read at once"
-            )
+        if self.window is not None and self.window < 1:
+            raise InvalidOption("window", self.window, "at least 1 token")
+        if self.overlap is not None and not 0 <= self.overlap < (self.window or self.overlap + 1):
+            raise InvalidOption("overlap", self.overlap, f"0 or more, and less than the window of {self.window}")
         if self.near < 1:
             raise InvalidOption("near", self.near, "at least 1 token")
         if not 1 <= self.rate <= 64:
             raise InvalidOption("rate", self.rate, "1 (everything) to 64")
 
+    def chunks(self, tokens: int, room: int) -> list[Chunk]:
+        """How so many tokens are read by a model whose window has `room` for a chunk."""
+        window = min(_WINDOW, room) if self.window is None else self.window
+        overlap = window // 4 if self.overlap is None else self.overlap
+        if overlap >= window:
+            raise InvalidOption("overlap", overlap, f"less than the {window} tokens that are read at once")
+        return left_overlapping(tokens, window, overlap)
+
     def retrieving(self, layers: int) -> Tokens:
         """The layers of a model of so many."""
-        return tuple(range(layers // 3, layers)) if self.layers is None else self.layers
+        return tuple(range(layers // 2, layers)) if self.layers is None else self.layers
 
 
 def remember(
@@ -90,7 +102,8 @@ def remember(
     memory = DocumentMemory.create(plan, folder)
     noted = _Progress(folder, plan, tokens, options)
     done = noted.done()
-    for chunk in left_overlapping(len(tokens), options.window, options.overlap):
+    # One token comes behind a chunk, whatever it is.
+    for chunk in options.chunks(len(tokens), max(model.window - sum(map(len, front)) - 1, 1)):
         if chunk.end <= done:
             continue
 

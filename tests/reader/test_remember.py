@@ -226,7 +226,8 @@ def test_cancelled_while_it_recalls_it_leaves_nothing_behind(tiny: Tiny) -> None
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"overlap": 64}, "overlap is 64; expected 0 to 63"),
+        ({"overlap": 64}, "overlap is 64; expected 0 or more, and less than the window of 64"),
+        ({"window": 0, "overlap": None}, "window is 0"),
         ({"overlap": -1}, "overlap is -1"),
         ({"near": 0}, "near is 0"),
         ({"rate": 0.5}, "rate is 0.5"),
@@ -253,3 +254,16 @@ def test_the_shape_is_the_model_s(tiny: Tiny) -> None:
     assert (plan.layers, plan.kv_heads, plan.head_dim, plan.dtype) == (shape.layers, shape.kv_heads, 16, "float32")
     assert plan.retrieving == (1, 2)
     assert plan.tokens == 150
+
+
+def test_by_default_as_much_is_read_at_once_as_the_window_has_room_for(tiny: Tiny) -> None:
+    with Engine(tiny()) as engine:
+        told: list[int] = []
+        remember(engine.submit, tiny(), ids(1200), (FRONT,), RememberOptions(), progress=told.append)
+    assert told[0] == tiny().window - len(FRONT) - 1
+    assert told[1] - told[0] == told[0] - told[0] // 4
+    with (
+        Engine(tiny()) as engine,
+        pytest.raises(InvalidOption, match="overlap is 600; expected less than the 500"),
+    ):
+        remember(engine.submit, tiny(), TEXT, (FRONT,), RememberOptions(overlap=600))

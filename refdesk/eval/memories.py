@@ -1,0 +1,101 @@
+"""Documents of questions, read whole into memories that their answers attend to."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from refdesk.eval.example import Document
+from refdesk.reader.passage import Passage
+from refdesk.retriever.chunk import CountTokens, Span, chunk_text
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from refdesk.memory.document_memory import DocumentMemory
+    from refdesk.memory.retaining_heads import RetainingHeads
+    from refdesk.reader.adapter import Adapter
+    from refdesk.reader.engine import Engine
+    from refdesk.reader.model import ReaderModel
+    from refdesk.reader.remember import RememberOptions
+    from refdesk.reader.whole_documents import Attended, EncodedDocument, WholeDocuments
+
+_CITED = 5  # passages, among which an answer's citations are looked for
+_CHUNK = 128  # tokens of one
+_HELD_BYTES = 2**31
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """A document in memory, and the stretches of it that can be cited."""
+
+    document: Document
+    encoded: "EncodedDocument"
+    memory: "DocumentMemory"
+    spans: list[Span]
+
+
+class Memories:
+    """Memories in RAM of the documents that are asked about, each made when it is first asked about; of the oldest
+    no more are held than 2 GiB, beside those in use. `count_tokens` measures the stretches that are cited."""
+
+    def __init__(
+        self,
+        model: "ReaderModel",
+        engine: "Engine",
+        options: "RememberOptions",
+        adapter: "Adapter | None",
+        heads: "RetainingHeads | None",
+        count_tokens: CountTokens,
+    ) -> None:
+        self._model = model
+        self._engine = engine
+        self._options = options
+        self._adapter = adapter
+        self._heads = heads if options.rate > 1 else None
+        self._count_tokens = count_tokens
+        self._held: OrderedDict[str, _Remembered] = OrderedDict()
+
+    def whole(self, documents: Sequence[Document], attended: int) -> "WholeDocuments":
+        """What an answer attends to in place of passages: in each layer and KV head `attended` entries of all
+        documents, of each those that are near and of the rest those that are looked for."""
+        from refdesk.memory.unlimiformer import RecallRequest
+        from refdesk.reader.whole_documents import WholeDocuments, most_attended
+
+        found = [self._remembered(document) for document in documents]
+        near = sum(one.memory.plan.held_near for one in found)
+
+        def passages(mass: "Attended") -> list[Passage]:
+            each = -(-_CITED // len(found))
+            return [
+                _passage(one.document, one.spans[index])
+                for one, of_one in zip(found, mass, strict=True)
+                for index in most_attended(of_one, one.encoded.starts, one.spans, each)
+            ]
+
+        recall = RecallRequest(tuple(one.memory for one in found), max(attended - near, 1))
+        return WholeDocuments(recall, passages)
+
+    def _remembered(self, document: Document) -> _Remembered:
+        from refdesk.reader.remember import remember
+        from refdesk.reader.whole_documents import document_front, encode_document
+
+        if document.id not in self._held:
+            while sum(one.memory.plan.bytes for one in self._held.values()) > _HELD_BYTES:
+                self._held.popitem(last=False)
+            encoded = encode_document(document.title, document.text, self._model)
+            memory = remember(
+                self._engine.submit,
+                self._model,
+                encoded.tokens,
+                document_front(self._model),
+                self._options,
+                adapter=self._adapter,
+                heads=self._heads,
+            )
+            spans = chunk_text(document.text, _CHUNK, 0, self._count_tokens)
+            self._held[document.id] = _Remembered(document, encoded, memory, spans)
+        self._held.move_to_end(document.id)
+        return self._held[document.id]
+
+
+def _passage(document: Document, span: Span) -> Passage:
+    return Passage(document.id, document.title, document.text[span.start : span.end], *span, score=0.0)
