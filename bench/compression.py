@@ -31,8 +31,8 @@ from refdesk.retriever.embedder import Embedder
 QUESTIONS = 100
 RATES = (2, 4)
 POSITIONS = (0, 4, 9, 14, 19)
-GUIDED = {"strategy": "perception", "guiding": 3}
-FILLED = {"strategy": "perception", "belief": 1}  # the paper's: as much as the budget has room for
+GUIDED: dict[str, Any] = {"strategy": "perception", "guiding": 3}
+FILLED: dict[str, Any] = {"strategy": "perception", "belief": 1}  # the paper's: as much as the budget has room for
 
 # Of the default model's window: half, nearly all, and more than it holds (passages of 200 tokens).
 COUNTS = (20, 38, 50)
@@ -55,10 +55,11 @@ _SEC = RunSettings("sec10q", "top_k", k=20, reading="together")
 
 def compressed(whole: RunSettings) -> list[RunSettings]:
     """The full prompt, and every strategy at every rate; `best` takes as little at any."""
-    asked: list[dict[str, Any]] = [
-        {**strategy, "rate": rate}
+    strategies: list[dict[str, Any]] = [*({"strategy": name} for name in STRATEGIES), FILLED]
+    asked = [
+        strategy | {"rate": rate}
         for rate in RATES
-        for strategy in (*({"strategy": name} for name in STRATEGIES), FILLED)
+        for strategy in strategies
         if (strategy["strategy"], rate) != ("best", RATES[0])
     ]
     return [whole, *(replace(whole, compression=one) for one in asked)]

@@ -89,7 +89,7 @@ def main(data: Path, budget: int = BUDGET, policy: str = POLICY, lengths: tuple[
         read_text(data / "needle_haystacks" / "war_and_peace.txt.gz"), add_special_tokens=False
     ).ids
     floor = [_ask(model, adapter, None, city) for city in NEEDLES]
-    print(f"{policy}, budget {budget}, chunks of 512, bfloat16; closed book nll {_nlls(floor)}\n")
+    print(f"{policy}, budget {budget}, chunks of 512, bfloat16; closed book nll {nlls(floor)}\n")
     head(
         "tokens",
         "times the window",
@@ -118,7 +118,7 @@ def main(data: Path, budget: int = BUDGET, policy: str = POLICY, lengths: tuple[
             f"{max(used for used, _ in tenths) / 2**20:.1f}",
             f"{max(rss for _, rss in tenths) / 2**20:.0f}",
             found,
-            _nlls(answers),
+            nlls(answers),
         )
     print("\nThe longest as it was read, at most in each tenth of the time\n")
     head("tenth", "MiB in blocks", "resident MiB")
@@ -175,7 +175,8 @@ def _heads(model: ReaderModel, adapter: Adapter | None) -> RetainingHeads:
     return load_heads(entry.folder, model, adapter)
 
 
-def _nlls(answers: list[Generation]) -> str:
+def nlls(answers: list[Generation]) -> str:
+    """The mean over the tokens of each right answer."""
     means = (sum(one.continuation_nll[0]) / len(one.continuation_nll[0]) for one in answers)
     return ", ".join(f"{mean:.2f}" for mean in means)
 

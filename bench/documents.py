@@ -1,0 +1,149 @@
+"""Whole documents by retrieval attention: what they cost over their length, and how well they are answered over.
+
+`python -m bench.documents PATH [NAME... | TOKENS...]`: names are those of `SETS`; numbers are lengths of a document
+with five needles, read into `.bench/memories` and asked about from there. Without any, all of both. Scores are kept
+in `.bench/evaluation`, as those of `bench.evaluation`.
+"""
+
+import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importing torch reads that)
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+from bench.evaluation import evaluate
+from bench.kv_memory import head, load, note, row
+from bench.long import NEEDLES, document, nlls
+from refdesk.app.adapters import shipped_adapter
+from refdesk.eval.plan import RunSettings
+from refdesk.eval.tasks.files import read_text
+from refdesk.memory.document_memory import DocumentMemory
+from refdesk.memory.errors import InvalidMemory
+from refdesk.memory.unlimiformer import RecallRequest
+from refdesk.reader.adapter import Adapter, load_adapter
+from refdesk.reader.engine import Engine
+from refdesk.reader.generation import Generation, GenerationRequest
+from refdesk.reader.model import ReaderModel
+from refdesk.reader.prompt import encode_answer, encode_segments
+from refdesk.reader.remember import RememberOptions, remember
+from refdesk.reader.whole_documents import document_front
+
+MEMORIES = Path(".bench/memories")
+TOKENS = (4_000, 16_000, 32_000, 131_000, 524_000)
+NEW = 16
+ATTENDED = 512
+
+# Whole texts, at about as many entries attended to as a prompt of so many tokens has.
+_QMSUM = RunSettings("qmsum", part="validation", limit=20, budget=ATTENDED, k=3)
+SETS = {
+    "qmsum": _QMSUM,
+    "squality": replace(_QMSUM, task="squality", part="all", limit=10),
+    "fairytaleqa": replace(_QMSUM, task="fairytaleqa", limit=40),
+    "squad": replace(_QMSUM, task="squad", task_options={"context": "article"}, limit=40),
+}
+
+
+def compared(run: RunSettings) -> list[RunSettings]:
+    """Ways to answer over the same texts."""
+    thinned = [{"policy": policy, "budget": ATTENDED} for policy in ("locret", "infinipot")]
+    return [
+        *(replace(run, pipeline=name) for name in ("closed_book", "truncation", "top_k", "document")),
+        replace(run, pipeline="document_locret"),
+        *(replace(run, pipeline="full", reading="together", memory=memory) for memory in thinned),
+    ]
+
+
+def main(data: Path, names: tuple[str, ...], lengths: tuple[int, ...]) -> None:
+    """Print what was asked for."""
+    if unknown := [name for name in names if name not in SETS]:
+        raise SystemExit(f"unknown set {unknown[0]}; known: {', '.join(SETS)}")
+    if lengths:
+        _needles(data, lengths)
+    if names:
+        evaluate(data, [run for name in names for run in compared(SETS[name])])
+
+
+def _needles(data: Path, lengths: tuple[int, ...]) -> None:
+    model = load("bfloat16")
+    shipped = shipped_adapter()
+    adapter = None if shipped is None else load_adapter(shipped, model, "craft")
+    novel = model.literal_tokenizer.encode(
+        read_text(data / "needle_haystacks" / "war_and_peace.txt.gz"), add_special_tokens=False
+    ).ids
+    with Engine(model) as engine:
+        floor = [_ask(engine, model, adapter, None, city) for city in NEEDLES]
+        print(f"bfloat16, entries {RecallRequest.entries}; closed book nll {nlls(floor)}\n")
+        head(
+            *("tokens", "times the window", "seconds to read", "tokens/s", "MiB held", "ms to open"),
+            *("first question: seconds to its answer's first token", "later ones (median)", "sooner than reading"),
+            *("ms a generated token", "found of 5", "nll at depth 0.1, 0.3, 0.5, 0.7, 0.9"),
+        )
+        for count in lengths:
+            note(f"{count} tokens")
+            _one(engine, model, adapter, document(model, novel, count))
+
+
+def _one(engine: Engine, model: ReaderModel, adapter: Adapter | None, tokens: tuple[int, ...]) -> None:
+    folder = MEMORIES / str(len(tokens))
+    started = time.perf_counter()
+    reading = float("nan")  # where it was read before
+    try:
+        DocumentMemory.load(folder)
+    except InvalidMemory:
+        remember(
+            engine.submit,
+            model,
+            tokens,
+            document_front(model),
+            RememberOptions(),
+            adapter=adapter,
+            folder=folder,
+            progress=lambda done: note(f"{done} of {len(tokens)} tokens read"),
+        )
+        reading = time.perf_counter() - started
+    started = time.perf_counter()
+    recall = RecallRequest((DocumentMemory.load(folder),))
+    opened = time.perf_counter() - started
+    answers = [_ask(engine, model, adapter, recall, city) for city in NEEDLES]
+    later = median(one.prefill_s for one in answers[1:])
+    row(
+        len(tokens),
+        f"{len(tokens) / model.window:.1f}",
+        f"{reading:.1f}",
+        f"{len(tokens) / reading:.0f}",
+        f"{recall.memories[0].plan.bytes / 2**20:.0f}",
+        f"{1000 * opened:.1f}",
+        f"{answers[0].prefill_s:.2f}",
+        f"{later:.2f}",
+        f"{reading / later:.0f}",
+        f"{1000 * median(one.decode_s / one.completion_tokens for one in answers):.0f}",
+        sum(NEEDLES[city][0] in one.text for city, one in zip(NEEDLES, answers, strict=True)),
+        nlls(answers),
+    )
+
+
+def _ask(
+    engine: Engine, model: ReaderModel, adapter: Adapter | None, recall: RecallRequest | None, city: str
+) -> Generation:
+    """Over the document, or closed book."""
+    question = encode_segments(f"What is the passkey of {city}?", (), model, open_book=recall is not None)
+    request = GenerationRequest(
+        question.asked,
+        NEW,
+        front=(question.before,),
+        continuations=(encode_answer(NEEDLES[city][0], model),),
+        adapter=adapter,
+        recall=recall,
+    )
+    return engine.submit(request).result()
+
+
+if __name__ == "__main__":
+    asked = sys.argv[2:]
+    main(
+        Path(sys.argv[1]),
+        tuple(name for name in asked if not name.isdigit()) or (() if asked else tuple(SETS)),
+        tuple(int(count) for count in asked if count.isdigit()) or (() if asked else TOKENS),
+    )
