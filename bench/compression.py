@@ -9,6 +9,7 @@ import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importi
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def ablation() -> list[RunSettings]:
     ]
 
 
-SETS = {
+SETS: dict[str, Callable[[], list[RunSettings]]] = {
     "nq": positions,
     "ablation": ablation,
     "musique": lambda: compressed(_HOPS),

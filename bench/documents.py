@@ -1,8 +1,8 @@
 """Whole documents by retrieval attention: what they cost over their length, and how well they are answered over.
 
-`python -m bench.documents PATH [NAME... | TOKENS...]`: names are those of `SETS`; numbers are lengths of a document
-with five needles, read into `.bench/memories` and asked about from there. Without any, all of both. Scores are kept
-in `.bench/evaluation`, as those of `bench.evaluation`.
+`python -m bench.documents PATH [NAME... | TOKENS...]`: names are those of `SETS`; numbers are lengths of a text
+with five needles, read into `.bench/memories` and asked about from there. Without any, all of both. Scores are
+kept in `.bench/evaluation`, as those of `bench.evaluation`.
 """
 
 import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importing torch reads that)

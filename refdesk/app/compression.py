@@ -69,7 +69,8 @@ class PassageCompression:
                 " compression would let stay; expected fewer or shorter ones"
             )
         budget = min(asked, room)
-        found = compressor.compress(question, [passage.text for passage in passages], budget)
+        texts, titles = zip(*((passage.text, passage.title) for passage in passages), strict=True)
+        found = compressor.compress(question, texts, budget, titles)
         if not found.order:
             raise InvalidCompression(f"compression budget is {budget}, of which no token stays; expected more")
         kept = [

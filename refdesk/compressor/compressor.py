@@ -35,6 +35,7 @@ Options = TypeVar("Options")
 
 # Tokens. A piece is about one thing, and most retrieved passages are no longer and stay whole.
 _PIECE = 512
+_TITLE = 64  # a longer one begins with what it is about
 
 
 class Compressor(ABC, Generic[Options]):
@@ -50,9 +51,12 @@ class Compressor(ABC, Generic[Options]):
         self.tools = tools
         self.options = options
 
-    def compress(self, question: str, texts: Sequence[str], budget: int) -> Compression:
+    def compress(
+        self, question: str, texts: Sequence[str], budget: int, titles: Sequence[str] = ()
+    ) -> Compression:
         """What stays of the texts, `budget` tokens over all of them: exactly, or `reason` says why not. A long
-        text is cut into pieces at the ends of sentences; these are chosen among as if each were a text.
+        text is cut into pieces at the ends of sentences; these are chosen among as if each were a text. `titles`:
+        what each stands under, if they are given; they are ranked so, but no title is taken out, or counted.
 
         Raises:
             InvalidCompression: a budget below one token.
@@ -60,11 +64,16 @@ class Compressor(ABC, Generic[Options]):
         if budget < 1:
             raise InvalidCompression(f"the budget is {budget}; expected at least 1 token")
         scorer, split = self.tools.scorer, self.tools.split
-        tokenized = [
-            tokenize(scorer, index, text, tuple(end for _, end in split(text)) if split else ())
-            for index, text in enumerate(texts)
+        half = scorer.window // 2  # the other one is for what is asked behind a piece
+        heads = [
+            scorer.tokens(f"Title: {title}\n")[0][: min(_TITLE, half // 2)] if title else ()
+            for title in titles or [""] * len(texts)
         ]
-        most = min(_PIECE, max(scorer.window // 2, 1))  # the other half is for what is asked behind a piece
+        tokenized = [
+            tokenize(scorer, index, text, tuple(end for _, end in split(text)) if split else (), head)
+            for index, (text, head) in enumerate(zip(texts, heads, strict=True))
+        ]
+        most = min(_PIECE, max(half - max(map(len, heads), default=0), 1))
         kept = self.choose(question, [piece for text in tokenized for piece in text.pieces(most)], budget)
         return compression_of(tokenized, kept, budget, self.because)
 

@@ -11,8 +11,8 @@ from refdesk.compressor.compressor import Compressor
 
 
 class LangChainCompressor(BaseDocumentCompressor):
-    """What stays of documents, `budget` tokens over all of them. Those that are left, best first, name in their
-    metadata the character ranges `kept` of the text that they had."""
+    """What stays of documents, `budget` tokens over all of them, ranked under the titles that their metadata have.
+    Those that are left, best first, name there the character ranges `kept` of the text that they had."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -24,7 +24,8 @@ class LangChainCompressor(BaseDocumentCompressor):
     ) -> list[Document]:
         """See `Compressor.compress`."""
         texts = [document.page_content for document in documents]
-        compression = self.compressor.compress(query, texts, self.budget)
+        titles = [str(document.metadata.get("title", "")) for document in documents]
+        compression = self.compressor.compress(query, texts, self.budget, titles)
         return [
             Document(
                 id=documents[index].id, page_content=text, metadata={**documents[index].metadata, "kept": kept}

@@ -101,7 +101,7 @@ class PerceptionCompressor(Compressor[PerceptionOptions]):
         if len(texts) < 2:  # nothing to rank
             return list(range(len(texts)))
         questions, weights = self._weighted(question)
-        found = losses(self.tools.scorer, [text.token_ids for text in texts], questions, weights)
+        found = losses(self.tools.scorer, [text.titled for text in texts], questions, weights)
         asked = len(self.tools.scorer.tokens(question)[0])
         return rank(found)[: enough(found, asked, self.options.belief)]
 

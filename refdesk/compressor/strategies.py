@@ -107,7 +107,7 @@ STRATEGIES: dict[str, type[Compressor[Any]]] = {
 
 
 def _ranked(tools: Tools, question: str, texts: Sequence[TokenizedText]) -> list[TokenizedText]:
-    return [texts[i] for i in rank(losses(tools.scorer, [text.token_ids for text in texts], [question]))]
+    return [texts[i] for i in rank(losses(tools.scorer, [text.titled for text in texts], [question]))]
 
 
 def _first(texts: Sequence[TokenizedText], budget: int) -> list[Unit]:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Protocol, TypeVar
 
@@ -35,10 +35,11 @@ class Unit:
 @dataclass(frozen=True, slots=True)
 class TokenizedText:
     """A text, or a piece of one: the units that cover it in order. `ends`: the characters of the whole text where
-    its sentences end, ascending."""
+    its sentences end, ascending. `title`: the tokens of what it stands under, which is no part of it."""
 
     units: tuple[Unit, ...]
     ends: tuple[int, ...] = ()
+    title: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
@@ -55,10 +56,15 @@ class TokenizedText:
         """All of them."""
         return token_ids_of(self.units)
 
+    @property
+    def titled(self) -> tuple[int, ...]:
+        """The same under its title: a text seldom says whose it is."""
+        return self.title + self.token_ids
+
     def sentences(self) -> "list[TokenizedText]":
         """Each by itself; space between two belongs to the one behind it."""
         by_end = groupby(self.units, key=lambda unit: bisect_right(self.ends, unit.start))
-        return [TokenizedText(tuple(units), self.ends) for _, units in by_end]
+        return [replace(self, units=tuple(units)) for _, units in by_end]
 
     def pieces(self, most: int) -> "list[TokenizedText]":
         """Pieces of at most `most` tokens, as many sentences in each as it has room for. A sentence that is longer
@@ -67,12 +73,13 @@ class TokenizedText:
             TokenizedText(tuple(units)) for sentence in self.sentences() for units in packed(sentence.units, most)
         ]
         return [
-            TokenizedText(tuple(unit for run in piece for unit in run.units), self.ends)
-            for piece in packed(runs, most)
+            replace(self, units=tuple(unit for run in piece for unit in run.units)) for piece in packed(runs, most)
         ]
 
 
-def tokenize(scorer: TokenScorer, index: int, text: str, ends: tuple[int, ...] = ()) -> TokenizedText:
+def tokenize(
+    scorer: TokenScorer, index: int, text: str, ends: tuple[int, ...] = (), title: tuple[int, ...] = ()
+) -> TokenizedText:
     """Tokens without characters join the unit in front of them; at the beginning of a text, the one behind."""
     units: list[Unit] = []
     for token_id, (start, end) in zip(*scorer.tokens(text), strict=True):
@@ -81,7 +88,7 @@ def tokenize(scorer: TokenScorer, index: int, text: str, ends: tuple[int, ...] =
             units.append(Unit(index, last.start, end, (*last.token_ids, token_id)))
         else:
             units.append(Unit(index, start, end, (token_id,)))
-    return TokenizedText(tuple(units), ends)
+    return TokenizedText(tuple(units), ends, title)
 
 
 def packed(items: Iterable[T], most: int) -> list[list[T]]:

@@ -196,3 +196,23 @@ def test_sentences_need_a_splitter() -> None:
 def test_a_segment_out_of_range_is_named(segment: int) -> None:
     with pytest.raises(InvalidCompression, match=f"segment is {segment}; expected 1 to 65536"):
         SegmentOptions(segment)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in STRATEGIES.items() if name != "perplexity"])
+def test_texts_are_ranked_under_their_titles_which_are_not_counted(name: str) -> None:
+    texts = ["It lives there. It eats.", "It sits there. It eats."]
+    titles = ["The fox in the forest", "The hen on the farm"]
+    found = []
+    for order in ((0, 1), (1, 0)):
+        compressor = _made(name, World())
+        ordered = [texts[i] for i in order], [titles[i] for i in order]
+        found.append(compressor.compress("Who is the hen on the farm?", ordered[0], 8, ordered[1]))
+        assert found[-1].order[0] == order.index(1)
+        assert found[-1].tokens_before == compressor.compress("Who?", texts, 8).tokens_before
+        assert found[-1].tokens_after <= 8
+    assert found[0].apply(texts) == found[1].apply(texts[::-1])
+
+
+def test_a_title_longer_than_the_window_is_no_obstacle() -> None:
+    compression = _made("best", World(window=60)).compress(QUESTION, [FOX, HEN], 9, ["The hen " * 90, ""])
+    assert compression.tokens_after == 9
