@@ -9,12 +9,14 @@ values are held, and turned when they are attended to (methods 4.7).
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from refdesk.memory.errors import InvalidMemory
+from refdesk.memory.key_index import INDEXED_FROM, KeyIndex
 
 _CARD = "memory.json"
 _FORMAT = 1
@@ -74,8 +76,13 @@ class MemoryPlan:
         return int((self.far if tokens is None else min(tokens, self.far)) / self.rate)
 
     @property
+    def indexed(self) -> bool:
+        """Whether an index proposes far entries, of each layer and KV head its own."""
+        return self.held_far() >= INDEXED_FROM
+
+    @property
     def bytes(self) -> int:
-        """What it takes, on disk and in memory as it is looked at."""
+        """What it takes without indexes, on disk and in memory as it is looked at."""
         width = self.kv_heads * self.head_dim * _DTYPES[self.dtype].itemsize * 2
         entries = len(self.retrieving) * self.held_far() + self.layers * self.held_near
         places = 4 * len(self.retrieving) * self.kv_heads * self.held_far() if self.rate > 1 else 0
@@ -88,13 +95,20 @@ class DocumentMemory:
     entry is of, ascending; None where all are held. Tensors lie in memory, or are mapped from a folder's files."""
 
     def __init__(
-        self, plan: MemoryPlan, far: torch.Tensor, near: torch.Tensor, places: torch.Tensor | None
+        self,
+        plan: MemoryPlan,
+        far: torch.Tensor,
+        near: torch.Tensor,
+        places: torch.Tensor | None,
+        folder: Path | None = None,
     ) -> None:
         self.plan = plan
         self.far = far
         self.near = near
         self.places = places
         self._index = {layer: index for index, layer in enumerate(plan.retrieving)}
+        self._folder = folder
+        self._key_indexes: dict[tuple[int, int], KeyIndex] = {}
 
     @classmethod
     def create(cls, plan: MemoryPlan, folder: Path | None = None) -> "DocumentMemory":
@@ -102,7 +116,7 @@ class DocumentMemory:
         `create` of the same plan left."""
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        return cls(plan, *_tensors(plan, folder, write=True))
+        return cls(plan, *_tensors(plan, folder, write=True), folder=folder)
 
     @classmethod
     def load(cls, folder: Path) -> "DocumentMemory":
@@ -117,11 +131,24 @@ class DocumentMemory:
             path = folder / name
             if not path.is_file() or path.stat().st_size != size:
                 raise InvalidMemory(f"the memory in {folder} is damaged: {name} is not of {size} bytes")
-        return cls(plan, *_tensors(plan, folder, write=False))
+        return cls(plan, *_tensors(plan, folder, write=False), folder=folder)
 
     def index(self, layer: int) -> int | None:
         """Where a layer's far entries are; None for one that does not retrieve."""
         return self._index.get(layer)
+
+    def key_index(self, index: int, head: int) -> KeyIndex:
+        """What proposes far entries of a layer and KV head; made, or opened, when it is first asked for."""
+        if (index, head) not in self._key_indexes:
+            self._key_indexes[index, head] = (
+                self._built(index, head)
+                if self._folder is None
+                else KeyIndex.read(_index_file(self._folder, index, head))
+            )
+        return self._key_indexes[index, head]
+
+    def _built(self, index: int, head: int) -> KeyIndex:
+        return KeyIndex.build(self.far[0, index, head].float().numpy())
 
     def write(
         self, start: int, keys: torch.Tensor, values: torch.Tensor, scores: torch.Tensor | None = None
@@ -148,12 +175,21 @@ class DocumentMemory:
             first, last = start, start + count
         self.far[:, :, :, first:last] = chosen
 
-    def close(self, folder: Path) -> None:
-        """All is written: from now on it can be loaded."""
+    def close(self) -> None:
+        """All is written: from now on it can be loaded from its folder, if it has one."""
+        if self._folder is None:
+            return
+        if self.plan.indexed:
+            for index, head in product(range(len(self.plan.retrieving)), range(self.plan.kv_heads)):
+                self._built(index, head).write(_index_file(self._folder, index, head))
         card = asdict(self.plan) | {"format": _FORMAT}
-        part = folder / f"{_CARD}.part"
+        part = self._folder / f"{_CARD}.part"
         part.write_text(json.dumps(card) + "\n", encoding="utf-8")
-        part.replace(folder / _CARD)
+        part.replace(self._folder / _CARD)
+
+
+def _index_file(folder: Path, index: int, head: int) -> Path:
+    return folder / f"keys-{index}-{head}.faiss"
 
 
 def _read_card(folder: Path) -> MemoryPlan:

@@ -7,13 +7,14 @@ head and chosen for its whole group, the question is read so and not only the an
 given up.
 """
 
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 
-from refdesk.memory.document_memory import DocumentMemory
+from refdesk.memory.document_memory import DocumentMemory, MemoryPlan
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.rotation import Rotation
 
@@ -128,9 +129,13 @@ class Recall:
         return torch.cat(pieces, dim=2)
 
     def _far(self, layer: int) -> int:
-        """How many far entries a KV head of the layer has."""
-        found = (memory.plan.held_far() for memory in self.request.memories if memory.index(layer) is not None)
-        return sum(found)
+        """How many far entries are looked at for a query of a layer."""
+        plans = (memory.plan for memory in self.request.memories if memory.index(layer) is not None)
+        return sum(self.request.entries if self._indexed(plan) else plan.held_far() for plan in plans)
+
+    def _indexed(self, plan: MemoryPlan) -> bool:
+        """Whether far entries are proposed by an index: it knows no positions, so all must stand at one place."""
+        return plan.indexed and self.request.places == "clipped"
 
     def _attend(
         self,
@@ -140,46 +145,70 @@ class Recall:
         values: list[torch.Tensor],
         scaling: float,
     ) -> torch.Tensor:
-        kv_heads, group = query.shape[:2]
+        kv_heads, group, rows, _ = query.shape
         memories = self.request.memories
         near = [self._logits(query, keys[layer], scaling) for keys in self._near]
-        far = [self._far_logits(layer, index, query, scaling) for index in range(len(memories))]
-        widths = [some.shape[-1] for some in far]
-        joined = torch.cat(far, dim=-1)
-        chosen = self._chosen(joined)
+        looked = [
+            _Looked(number, index, *self._look(memory, index, query, scaling))
+            for number, memory in enumerate(memories)
+            if (index := memory.index(layer)) is not None and memory.plan.held_far()
+        ]
+        far = torch.cat([query.new_empty(kv_heads, group, rows, 0), *(one.logits for one in looked)], dim=-1)
+        chosen = self._chosen(far)
         if chosen is not None:
-            joined = joined.gather(-1, chosen[:, None].expand(-1, group, -1, -1))
+            far = far.gather(-1, chosen[:, None].expand(-1, group, -1, -1))
         out = torch.empty_like(query)
         for head in range(kv_heads):
-            logits = [others[head], *(some[head] for some in near), joined[head]]
+            logits = [others[head], *(some[head] for some in near), far[head]]
             weights = torch.cat(logits, dim=-1).softmax(-1)
             parts = torch.split(weights, [one.shape[-1] for one in logits], dim=-1)
-            attended = parts[0] @ values[head]
+            out[head] = parts[0] @ values[head]
             for memory, part in zip(memories, parts[1:-1], strict=True):
-                attended += part @ memory.near[1, layer, head].float()
-            picked = None if chosen is None else chosen[head]
-            out[head] = attended + self._far_values(layer, head, parts[-1], picked, widths)
-            if not self.silent and self._far(layer):
-                self._count(layer, head, parts, picked, widths)
+                out[head] += part @ memory.near[1, layer, head].float()
+            shares = list(_shares(looked, head, parts[-1], None if chosen is None else chosen[head]))
+            for one, ids, part in shares:
+                out[head] += _weighted(part, memories[one.number].far[1, one.index, head], ids)
+            if looked and not self.silent:
+                self._count(head, parts[1:-1], shares)
         return out
 
-    def _far_logits(self, layer: int, number: int, query: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Of all far entries of a memory in a layer, `[kv_heads, group, rows, held_far]`."""
-        memory = self.request.memories[number]
-        index, far = memory.index(layer), memory.plan.held_far()
-        if index is None or not far:
-            return query.new_empty(*query.shape[:3], 0)
+    def _look(
+        self, memory: DocumentMemory, index: int, query: torch.Tensor, scaling: float
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The logits `[kv_heads, group, rows, n]` of a memory's far entries in a layer, and which they are,
+        `[kv_heads, rows, n]`: None for all of them."""
         keys = memory.far[0, index]
         if self.request.places == "clipped":  # one place for all: the query is turned back instead of every key
             back = torch.tensor(memory.plan.held_near + 1 - self._end, device=query.device)
-            return self._logits(self._rotation.turn(query, back), keys, scaling)
+            turned = self._rotation.turn(query, back)
+            if self._indexed(memory.plan):
+                return self._proposed(memory, index, turned, scaling)
+            return self._logits(turned, keys, scaling), None
         places = self._places(memory, index)
         tile = max(1, _AT_ONCE // (keys.shape[0] * keys.shape[2]))
         pieces = []
-        for first in range(0, far, tile):
+        for first in range(0, memory.plan.held_far(), tile):
             stretch = slice(first, first + tile)
             pieces.append(self._logits(query, self._rotation.turn(keys[:, stretch], places[:, stretch]), scaling))
-        return torch.cat(pieces, dim=-1)
+        return torch.cat(pieces, dim=-1), None
+
+    def _proposed(
+        self, memory: DocumentMemory, index: int, query: torch.Tensor, scaling: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Those that an index proposes for any query of a group. What is proposed twice, or not at all, has the
+        logit minus infinity."""
+        kv_heads, group, rows, dim = query.shape
+        logits, ids = [], []
+        for head in range(kv_heads):
+            queries = query[head].reshape(group * rows, dim).cpu().numpy()
+            found = torch.from_numpy(memory.key_index(index, head).propose(queries, self.request.entries))
+            found = found.view(group, rows, -1).transpose(0, 1).flatten(1).sort(dim=-1).values  # [rows, group * k]
+            void = torch.nn.functional.pad(found[:, 1:] == found[:, :-1], (1, 0)) | (found < 0)
+            ids.append(found.clamp(min=0))
+            keys = memory.far[0, index, head][ids[-1]].to(query.device).float()
+            scores = torch.einsum("grd,rkd->grk", query[head], keys) * scaling
+            logits.append(scores.masked_fill(void.to(query.device), -torch.inf))
+        return torch.stack(logits), torch.stack(ids).to(query.device)
 
     def _places(self, memory: DocumentMemory, index: int) -> torch.Tensor:
         """Where far entries of a layer stand, `[kv_heads or 1, held_far]`."""
@@ -207,50 +236,57 @@ class Recall:
         shares = (logits - logits.logsumexp(-1, keepdim=True)).amax(1)
         return shares.topk(self.request.entries, dim=-1, sorted=False).indices
 
-    def _far_values(
-        self, layer: int, head: int, weights: torch.Tensor, chosen: torch.Tensor | None, widths: list[int]
-    ) -> torch.Tensor:
-        """`weights` `[group, rows, n]` over the far entries of a KV head, or those `chosen` `[rows, n]` of them:
-        their values' weighted sum, `[group, rows, head_dim]`."""
-        total = weights.new_zeros(*weights.shape[:2], self.request.memories[0].plan.head_dim)
-        first = 0
-        for memory, width in zip(self.request.memories, widths, strict=True):
-            index = memory.index(layer)
-            if index is None or not width:
-                continue
-            held = memory.far[1, index, head]
-            if chosen is None:
-                total += weights[..., first : first + width] @ held.float()
-            else:
-                inside = (chosen >= first) & (chosen < first + width)
-                rows = held[(chosen - first).clamp(0, width - 1)].float()
-                total += torch.einsum("grk,rkd->grd", weights.masked_fill(~inside, 0.0), rows)
-            first += width
-        return total
-
     def _count(
         self,
-        layer: int,
         head: int,
-        parts: tuple[torch.Tensor, ...],
-        chosen: torch.Tensor | None,
-        widths: list[int],
+        near: Sequence[torch.Tensor],
+        shares: "Sequence[tuple[_Looked, torch.Tensor | None, torch.Tensor]]",
     ) -> None:
         """Add what a head's rows attended to."""
-        far = parts[-1].sum(0)  # [rows, n]
-        self.count += far.numel()
-        first = 0
-        for number, (memory, width) in enumerate(zip(self.request.memories, widths, strict=True)):
-            plan, index = memory.plan, memory.index(layer)
-            mass = torch.zeros(width)
-            if chosen is None:
-                mass += far[:, first : first + width].sum(0).cpu()
-            elif width:
-                inside = (chosen >= first) & (chosen < first + width)
-                mass.index_add_(0, (chosen - first)[inside].cpu(), far[inside].cpu())
-            first += width
-            if memory.places is None:
-                self.attended[number][: plan.far] += mass
-            elif index is not None:
-                self.attended[number].index_add_(0, memory.places[index, head].long(), mass)
-            self.attended[number][plan.far :] += parts[1 + number].sum((0, 1)).cpu()
+        for attended, memory, part in zip(self.attended, self.request.memories, near, strict=True):
+            attended[memory.plan.far :] += part.sum((0, 1)).cpu()
+        for one, ids, part in shares:
+            memory, attended = self.request.memories[one.number], self.attended[one.number]
+            self.count += int((part > 0).any(0).sum())
+            mass = part.sum(0)
+            if ids is None:
+                ids, mass = torch.arange(part.shape[-1]), mass.sum(0)
+            tokens = ids.cpu() if memory.places is None else memory.places[one.index, head].long()[ids.cpu()]
+            attended.index_add_(0, tokens.flatten(), mass.flatten().cpu())
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What was looked at of a memory's far entries: `logits` `[kv_heads, group, rows, n]`, and which they are,
+    `[kv_heads, rows, n]`; None for all. `number`: of the memory; `index`: of the layer in it."""
+
+    number: int
+    index: int
+    logits: torch.Tensor
+    ids: torch.Tensor | None
+
+
+def _shares(
+    looked: list[_Looked], head: int, weights: torch.Tensor, chosen: torch.Tensor | None
+) -> Iterator[tuple[_Looked, torch.Tensor | None, torch.Tensor]]:
+    """Of the `weights` `[group, rows, m]` of a KV head, over all that was looked at or what was `chosen` of it
+    `[rows, m]`, those of each memory, and which entries they are for, `[rows, m]`; None for all."""
+    first = 0
+    for one in looked:
+        width = one.logits.shape[-1]
+        if chosen is None:
+            yield one, None if one.ids is None else one.ids[head], weights[..., first : first + width]
+        else:
+            inside = (chosen >= first) & (chosen < first + width)
+            at = (chosen - first).clamp(0, width - 1)
+            ids = at if one.ids is None else one.ids[head].gather(1, at)
+            yield one, ids, weights.masked_fill(~inside, 0.0)
+        first += width
+
+
+def _weighted(weights: torch.Tensor, values: torch.Tensor, ids: torch.Tensor | None) -> torch.Tensor:
+    """The sum of `values` `[n, head_dim]`, or those with these `ids` `[rows, m]`, by `weights` `[group, rows, n or
+    m]`: `[group, rows, head_dim]`."""
+    if ids is None:
+        return weights @ values.float()
+    return torch.einsum("grm,rmd->grd", weights, values[ids].float())

@@ -121,8 +121,7 @@ def remember(
         generated(submit, [request])
         noted.note(chunk.end)
         progress(chunk.end)
-    if folder is not None:
-        memory.close(folder)
+    memory.close()
     noted.close()
     return memory
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from refdesk.memory import document_memory
 from refdesk.memory.document_memory import DocumentMemory, MemoryPlan
 from refdesk.memory.errors import InvalidMemory
 
@@ -66,8 +67,7 @@ def test_a_thinned_memory_holds_the_best_of_each_piece_and_knows_their_places(
     "plan", [PLAN, replace(PLAN, rate=3.0), replace(PLAN, near=50), replace(PLAN, retrieving=())]
 )
 def test_what_is_closed_is_loaded_to_the_last_bit(plan: MemoryPlan, tmp_path: Path) -> None:
-    written = filled(DocumentMemory.create(plan, tmp_path / "memory"), 17)
-    written.close(tmp_path / "memory")
+    filled(DocumentMemory.create(plan, tmp_path / "memory"), 17).close()
     loaded, held = DocumentMemory.load(tmp_path / "memory"), filled(DocumentMemory.create(plan), 17)
     assert loaded.plan == plan
     for name in ("far", "near", "places"):
@@ -85,7 +85,7 @@ def test_half_of_a_memory_is_none(tmp_path: Path) -> None:
 
 
 def test_a_damaged_memory_is_refused(tmp_path: Path) -> None:
-    filled(DocumentMemory.create(PLAN, tmp_path)).close(tmp_path)
+    filled(DocumentMemory.create(PLAN, tmp_path)).close()
     card = json.loads((tmp_path / "memory.json").read_text())
     for damaged, match in (
         ("{", "is damaged"),
@@ -119,3 +119,21 @@ def test_a_damaged_memory_is_refused(tmp_path: Path) -> None:
 def test_a_plan_that_cannot_be_is_refused(name: str, value: object, match: str) -> None:
     with pytest.raises(InvalidMemory, match=match):
         replace(PLAN, **{name: value})
+
+
+def test_a_memory_that_is_large_is_closed_with_its_indexes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(document_memory, "INDEXED_FROM", 42)
+    filled(DocumentMemory.create(PLAN, tmp_path)).close()
+    assert sorted(path.stem for path in tmp_path.glob("*.faiss")) == [
+        "keys-0-0",
+        "keys-0-1",
+        "keys-1-0",
+        "keys-1-1",
+    ]
+    loaded, held = DocumentMemory.load(tmp_path), filled(DocumentMemory.create(PLAN))
+    queries = told(seed=1)[0][0, 0].numpy()
+    for index, head in ((0, 1), (1, 0)):
+        found = [memory.key_index(index, head).propose(queries, 5) for memory in (loaded, held)]
+        assert (found[0] == found[1]).all()

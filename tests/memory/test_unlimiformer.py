@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from refdesk.memory import unlimiformer
+from refdesk.memory import document_memory, key_index, unlimiformer
 from refdesk.memory.attention import PagedAttention, ReferenceAttention
 from refdesk.memory.document_memory import DocumentMemory, MemoryPlan
 from refdesk.memory.errors import InvalidMemory
@@ -303,3 +303,45 @@ def test_memories_of_different_readers_are_not_mixed() -> None:
     other.plan = replace(other.plan, reader="another")
     with pytest.raises(InvalidMemory, match="made by readers that differ"):
         RecallRequest((book().memory, other))
+
+
+@pytest.fixture
+def indexed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memories of a few entries have indexes, too, of which all lists are looked at."""
+    monkeypatch.setattr(document_memory, "INDEXED_FROM", 20)
+    monkeypatch.setattr(key_index, "_PROBED", 1)
+
+
+@pytest.mark.usefixtures("indexed")
+@pytest.mark.parametrize(
+    ("entries", "rate", "others"), [(52, 1, ()), (20, 2, ()), (60, 1, (60, 10)), (400, 1, (90,))]
+)
+@both
+def test_what_an_index_proposes_is_attended_to_by_the_keys_themselves(
+    kind: type[PagedAttention], entries: int, rate: float, others: tuple[int, ...]
+) -> None:
+    books = [book(rate=rate), *(book(tokens, rate=rate, seed=tokens) for tokens in others)]
+    request = RecallRequest(tuple(one.memory for one in books), entries)
+    world = World(kind, shape(LAYERS, KV_HEADS, DIM), group=3)
+    story, recall = begun(world, request)
+    end = story.sequence.position
+    mass = [torch.zeros(one.memory.plan.tokens) for one in books]
+    for rows in (5, 1):
+        read = world.read(Turn(story, rows, recall=recall))
+        right, more = expected(world, story, request, books, read.queries[0], end)
+        assert (read.out - right).abs().max() < 1e-5
+        mass = [before + now for before, now in zip(mass, more, strict=True)]
+    for found, wanted in zip(recall.attended, mass, strict=True):
+        assert (found - wanted).abs().max() < 1e-4
+
+
+@pytest.mark.usefixtures("indexed")
+def test_where_far_entries_stand_at_several_places_no_index_is_asked() -> None:
+    one = book()
+    one.memory.key_index = None  # type: ignore[assignment,method-assign]
+    world = World(FastAttention, shape(LAYERS, KV_HEADS, DIM))
+    story, recall = begun(world, RecallRequest((one.memory,), 5, "true"))
+    end = story.sequence.position
+    read = world.read(Turn(story, 3, recall=recall))
+    right, _ = expected(world, story, recall.request, [one], read.queries[0], end)
+    assert (read.out - right).abs().max() < 1e-5
