@@ -77,7 +77,8 @@ def _needles(data: Path, lengths: tuple[int, ...]) -> None:
         print(f"bfloat16, entries {RecallRequest.entries}; closed book nll {nlls(floor)}\n")
         head(
             *("tokens", "times the window", "seconds to read", "tokens/s", "MiB held", "ms to open"),
-            *("first question: seconds to its answer's first token", "later ones (median)", "sooner than reading"),
+            *("looked at", "first question: seconds to its answer's first token", "later ones (median)"),
+            "sooner than reading",
             *("ms a generated token", "found of 5", "nll at depth 0.1, 0.3, 0.5, 0.7, 0.9"),
         )
         for count in lengths:
@@ -104,24 +105,27 @@ def _one(engine: Engine, model: ReaderModel, adapter: Adapter | None, tokens: tu
         )
         reading = time.perf_counter() - started
     started = time.perf_counter()
-    recall = RecallRequest((DocumentMemory.load(folder),))
+    memory = DocumentMemory.load(folder)
     opened = time.perf_counter() - started
-    answers = [_ask(engine, model, adapter, recall, city) for city in NEEDLES]
-    later = median(one.prefill_s for one in answers[1:])
-    row(
-        len(tokens),
-        f"{len(tokens) / model.window:.1f}",
-        f"{reading:.1f}",
-        f"{len(tokens) / reading:.0f}",
-        f"{recall.memories[0].plan.bytes / 2**20:.0f}",
-        f"{1000 * opened:.1f}",
-        f"{answers[0].prefill_s:.2f}",
-        f"{later:.2f}",
-        f"{reading / later:.0f}",
-        f"{1000 * median(one.decode_s / one.completion_tokens for one in answers):.0f}",
-        sum(NEEDLES[city][0] in one.text for city, one in zip(NEEDLES, answers, strict=True)),
-        nlls(answers),
-    )
+    for exact in (True, False) if memory.plan.indexed else (True,):
+        recall = RecallRequest((memory,), exact=exact)
+        answers = [_ask(engine, model, adapter, recall, city) for city in NEEDLES]
+        later = median(one.prefill_s for one in answers[1:])
+        row(
+            len(tokens),
+            f"{len(tokens) / model.window:.1f}",
+            f"{reading:.1f}",
+            f"{len(tokens) / reading:.0f}",
+            f"{sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.0f}",
+            f"{1000 * opened:.1f}",
+            "all keys" if exact else "index",
+            f"{answers[0].prefill_s:.2f}",
+            f"{later:.2f}",
+            f"{reading / later:.0f}",
+            f"{1000 * median(one.decode_s / one.completion_tokens for one in answers):.0f}",
+            sum(NEEDLES[city][0] in one.text for city, one in zip(NEEDLES, answers, strict=True)),
+            nlls(answers),
+        )
 
 
 def _ask(

@@ -31,7 +31,8 @@ class RecallRequest:
     `entries`: how many far ones a row attends to in each layer and KV head. `places`: where they stand for it.
     Near ones always stand as they were written, in front of who reads; far ones `true`, too; or `clipped`, all
     right in front of what is near, for a model may know no larger distance; or `scaled`, in order, over `span`
-    positions. Several memories stand side by side.
+    positions. Several memories stand side by side. `exact`: all far entries are looked at, though an index could
+    propose some.
 
     Raises:
         InvalidMemory: a value out of range, or memories that cannot be attended to together.
@@ -41,6 +42,7 @@ class RecallRequest:
     entries: int = 64
     places: Places = "clipped"
     span: int | None = None
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if not self.memories:
@@ -135,7 +137,7 @@ class Recall:
 
     def _indexed(self, plan: MemoryPlan) -> bool:
         """Whether far entries are proposed by an index: it knows no positions, so all must stand at one place."""
-        return plan.indexed and self.request.places == "clipped"
+        return plan.indexed and self.request.places == "clipped" and not self.request.exact
 
     def _attend(
         self,

@@ -336,11 +336,12 @@ def test_what_an_index_proposes_is_attended_to_by_the_keys_themselves(
 
 
 @pytest.mark.usefixtures("indexed")
-def test_where_far_entries_stand_at_several_places_no_index_is_asked() -> None:
+@pytest.mark.parametrize(("places", "exact"), [("true", False), ("clipped", True)])
+def test_no_index_is_asked_where_it_would_be_wrong_or_is_not_wanted(places: Places, exact: bool) -> None:
     one = book()
     one.memory.key_index = None  # type: ignore[assignment,method-assign]
     world = World(FastAttention, shape(LAYERS, KV_HEADS, DIM))
-    story, recall = begun(world, RecallRequest((one.memory,), 5, "true"))
+    story, recall = begun(world, RecallRequest((one.memory,), 5, places, exact=exact))
     end = story.sequence.position
     read = world.read(Turn(story, 3, recall=recall))
     right, _ = expected(world, story, recall.request, [one], read.queries[0], end)
