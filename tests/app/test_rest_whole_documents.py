@@ -145,10 +145,11 @@ def test_a_service_that_is_killed_while_it_reads_goes_on_with_it(make_service: C
     job_id = client.post("/v1/collections/stories/memories", json=asked).raise_for_status().json()["id"]
     while not (job := client.get(f"/v1/jobs/{job_id}").json())["progress"]["done"]:
         assert job["state"] in ("queued", "running")
+    assert job["state"] == "running"
     service.kill()
     client = service.start(ready=True)
     job = finished(client, job_id)
-    assert (job["state"], job["attempts"]) == ("succeeded", 2)
+    assert job["state"] == "succeeded"
     (memory,) = client.get("/v1/collections/stories/memories").json()["items"]
     answer = ask(client, "stories", documents=["story.txt"]).raise_for_status().json()
     assert answer["usage"]["document_tokens"] == memory["tokens"] == job["progress"]["total"]
