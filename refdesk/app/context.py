@@ -117,7 +117,9 @@ def _found(desk: Desk, collection: Collection, question: str, options: AnswerOpt
     sources = list(dict.fromkeys(passage.document_id for passage in passages))
     reader = reader_fingerprint(desk.reader[0], options.adapter)
     documents = [get_document(desk.engine, collection, source) for source in sources]
-    held = [one.source_id for one in documents if desk.memories.open(one, reader) is not None]
+    opened = [(one.source_id, desk.memories.open(one, reader)) for one in documents]
+    held = [(source, one.memory.plan.retrieving) for source, one in opened if one is not None]
     if sources and not held:
         raise not_remembered(desk, collection, sources, options.adapter)
-    return held[:_MOST_FOUND]
+    # Only memories of the same layers can be attended to together.
+    return [source for source, layers in held if layers == held[0][1]][:_MOST_FOUND]

@@ -7,6 +7,7 @@ searchable, and by the reader it is asked for. While it is made its folder bears
 import os
 import shutil
 import threading
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ class Memories:
                 try:
                     card, starts = _read_card(folder), np.load(folder / _STARTS)
                     self._open[folder] = OpenMemory(DocumentMemory.load(folder), starts, card, written)
-                except (InvalidMemory, OSError, ValueError) as error:
+                except (InvalidMemory, OSError, ValueError, EOFError) as error:
                     log.warning("memory_unreadable", folder=str(folder), reason=str(error))
             return self._open.get(folder)
 
@@ -148,14 +149,16 @@ class Memories:
 
     def discard(self, folder: Path) -> None:
         """Remove one, or what was begun of it; nothing happens when it is gone already."""
-        (folder / _CARD).unlink(missing_ok=True)  # first, so that what a kill leaves is not found
-        shutil.rmtree(folder, ignore_errors=True)
+        going = folder.with_name(f"{folder.name.split('.')[0]}.{uuid.uuid4().hex}.part")  # of no job
+        with suppress(FileNotFoundError):
+            folder.rename(going)  # at once, so that a kill leaves nothing that is found, and all to be swept
+            shutil.rmtree(going, ignore_errors=True)
 
     def sweep(self) -> None:
         """Remove those of versions that are not searchable (any more), and what jobs began that go on no more.
         That is asked after they are listed, so that what is begun meanwhile stays."""
-        collections = list(self._folder.glob("*"))
-        versions, parts = list(self._folder.glob("*/*")), list(self._folder.glob("*/*/*.part"))
+        collections = list(self._folder.glob("*/"))
+        versions, parts = list(self._folder.glob("*/*/")), list(self._folder.glob("*/*/*.part/"))
         if not collections:
             return
         document, job = schema.document.c, schema.job.c

@@ -146,6 +146,10 @@ def test_what_is_remembered_is_not_read_again_unless_it_is_to_be_otherwise(desk:
     assert (before.plan.retrieving, after.plan.retrieving) == ((1, 2), (2,))
     with pytest.raises(InvalidMemory, match="differ in the layers"):
         desk.whole_documents(papers(desk), ["a.txt", "b/c.txt"], None)
+    both = {"documents": ("a.txt", "b/c.txt"), "form": "long"}
+    assert ask(desk, AnswerContext("auto"), **both).usage.context == "passages"
+    alone = (entry.card.tokens for entry in desk.memories.list(papers(desk)))
+    assert ask(desk, AnswerContext("document"), k=40).usage.document_tokens in alone
 
 
 def reading(desk: SmallDesk, job_id: str, at: Callable[[int], None]) -> None:
@@ -209,7 +213,10 @@ def test_what_nobody_goes_on_with_is_swept_away(desk: SmallDesk) -> None:
     job_id = desk.remember(papers(desk), ["a.txt"], MemorySettings("none", SMALL))
     with pytest.raises(Killed):
         reading(desk, job_id, killed)
+    strange = desk.settings.data / "memories" / "strange.txt"
+    strange.write_text("Nobody knows who wrote this.")
     desk.memories.sweep()
+    assert strange.exists()
     assert len(folders(desk)) == 1  # its job is not over
     cancel_job(desk.engine, job_id)
     Remembering(desk).heal()
@@ -300,11 +307,26 @@ def test_memories_are_deleted_by_name_and_the_document_stays(desk: SmallDesk) ->
     assert get_document(desk.engine, papers(desk), "b/c.txt") == document
 
 
+def test_a_kill_while_a_memory_is_deleted_leaves_nothing(desk: SmallDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    remember(desk, "a.txt")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shutil, "rmtree", killed)
+        desk.memories.drop(get_document(desk.engine, papers(desk), "a.txt"))
+    assert desk.memories.list(papers(desk)) == []
+    assert len(folders(desk)) == 1
+    Remembering(desk).heal()
+    assert folders(desk) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"no such thing"])
 @pytest.mark.parametrize("file", ["card.json", "starts.npy", "far.bin"])
-def test_a_damaged_memory_is_none_and_is_made_again(file: str, desk: SmallDesk) -> None:
+def test_a_damaged_memory_is_none_and_is_made_again(file: str, content: bytes, desk: SmallDesk) -> None:
     remember(desk, "a.txt")
     (folder,) = folders(desk)
-    (folder / file).write_bytes(b"no such thing")
+    (folder / file).write_bytes(content)
     with pytest.raises(MemoryNotFound):
         desk.whole_documents(papers(desk), ["a.txt"], None)
     assert [item.state for item in remember(desk, "a.txt").items] == ["done"]
