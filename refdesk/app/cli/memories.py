@@ -23,10 +23,10 @@ from refdesk.retriever.documents import get_document
 @click.option("--rate", type=float, help="Hold one in so many entries, chosen by retaining heads.  [default: 1]")
 @click.option("--near", type=int, help="Last tokens that every layer holds.  [default: 256]")
 @click.option(
-    "--layer", "layers", type=int, multiple=True, help="A layer that retrieves.  [default: the upper two thirds]"
+    "--layer", "layers", type=int, multiple=True, help="A layer that retrieves.  [default: the upper half]"
 )
 @click.option("--window", type=int, help="Tokens read at once.  [default: 2048]")
-@click.option("--overlap", type=int, help="Of them, for what is kept of the others.  [default: 512]")
+@click.option("--overlap", type=int, help="Of them, for what is kept of the others.  [default: a quarter]")
 @adapter_option
 @as_json
 @click.pass_obj
