@@ -127,10 +127,18 @@ job_item = Table(
     Column("job_id", ForeignKey("job.id", ondelete="CASCADE"), primary_key=True),
     Column("position", Integer, primary_key=True),
     Column("source_id", String(500), nullable=False),
-    # The pending version this item turns into a ready one; null when nothing was to be done.
+    # The pending version this item turns into a ready one; null when nothing was to be done, or in another kind of
+    # job than ingestion.
     Column("document_id", String(32), index=True),
     Column("state", String(16), nullable=False),
     Column("error", Text),
+)
+
+memory_settings = Table(
+    "memory_settings",
+    metadata,
+    Column("job_id", ForeignKey("job.id", ondelete="CASCADE"), primary_key=True),
+    Column("settings", JSON, nullable=False),
 )
 
 dataset = Table(

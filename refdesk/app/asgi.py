@@ -27,6 +27,7 @@ from refdesk.app.rest.documents import DocumentsController
 from refdesk.app.rest.evaluations import DatasetsController, EvaluationsController
 from refdesk.app.rest.health import HealthController
 from refdesk.app.rest.jobs import JobsController
+from refdesk.app.rest.memories import MemoriesController
 
 log = structlog.get_logger()
 
@@ -58,6 +59,7 @@ def create_app(desk: Desk) -> Litestar:
             DocumentsController,
             EvaluationsController,
             JobsController,
+            MemoriesController,
         ],
         guards=[require("read")],
         security=[{"key": []}],

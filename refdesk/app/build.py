@@ -26,7 +26,11 @@ from refdesk.app.evaluation import Evaluation, start_runs
 from refdesk.app.heads import HeadsEntry, find_heads
 from refdesk.app.ingestion import Ingestion
 from refdesk.app.intake import Intake, Upload, take_in
+from refdesk.app.memories import Memories
+from refdesk.app.passages import passages_of
+from refdesk.app.remembering import MemorySettings, Remembering, start_remembering
 from refdesk.app.settings import Settings
+from refdesk.app.whole_documents import ENTRIES, whole_documents
 from refdesk.app.worker import Worker
 from refdesk.compressor.options import CompressionOptions
 from refdesk.craft.card import read_card
@@ -48,18 +52,19 @@ from refdesk.retriever.collections import (
     get_collection,
     set_adapter,
 )
-from refdesk.retriever.documents import delete_document, get_document, offset_maps
+from refdesk.retriever.documents import delete_document, get_document
 from refdesk.retriever.embedder import Embedder
 from refdesk.retriever.errors import UnknownCollection
 from refdesk.retriever.index import VectorIndex
 from refdesk.retriever.index.flat import FaissIndex
-from refdesk.retriever.store import ChunkStore, Hit, Search
+from refdesk.retriever.store import ChunkStore, Search
 
 if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
     from refdesk.memory.retaining_heads import RetainingHeads
     from refdesk.reader.adapter import Adapter
     from refdesk.reader.engine import Engine
     from refdesk.reader.model import ReaderModel
+    from refdesk.reader.whole_documents import WholeDocuments
 
 # transformers cannot be imported by two threads at once.
 _importing = threading.Lock()
@@ -77,6 +82,7 @@ class Desk:
         settings.data.mkdir(parents=True, exist_ok=True)
         self.settings = settings
         self.engine: Database = open_database(settings.database_url)
+        self.memories = Memories(self.engine, settings.data / "memories")
         self._report = report
         self._loading = threading.RLock()
         self._loading_reader = threading.Lock()  # of its own: documents come in while the model loads
@@ -126,8 +132,8 @@ class Desk:
         """
         # Who deletes a collection may be killed before its index is gone.
         FaissIndex.sweep(self.settings.data / "index", lambda: collection_names(self.engine))
-        ingestion = Ingestion(self.engine, lambda: self.embedder, self.open_store)
-        for work in (ingestion, Evaluation(self), Crafting(self)):
+        ingestion = Ingestion(self.engine, lambda: self.embedder, self.open_store, self.memories.sweep)
+        for work in (ingestion, Evaluation(self), Crafting(self), Remembering(self)):
             if not kinds or work.kind in kinds:
                 self._workers[work.kind] = Worker(self.engine, work)
                 self._workers[work.kind].start()
@@ -227,7 +233,7 @@ class Desk:
 
     def sample_passages(self, collection: Collection, count: int, seed: int) -> list[Passage]:
         """At most `count` passages of a collection, drawn by `seed`."""
-        return self._passages(self.open_store(collection).sample(count, seed))
+        return passages_of(self.engine, self.open_store(collection).sample(count, seed))
 
     def start_training(self, name: str, wanted: CraftSettings) -> AdapterEntry:
         """Queue the training of an adapter; see `app.craft`."""
@@ -315,35 +321,34 @@ class Desk:
         store = self.open_store(get_collection(self.engine, collection_name))
 
         def retrieve(question: str, k: int, sources: tuple[str, ...] | None) -> list[Passage]:
-            return self._passages(store.retrieve(question, k, sources, search=search))
+            return passages_of(self.engine, store.retrieve(question, k, sources, search=search))
 
         return retrieve
 
-    def _passages(self, hits: Sequence[Hit]) -> list[Passage]:
-        maps = offset_maps(self.engine, {hit.document_id for hit in hits})
-        passages = []
-        for hit in hits:
-            if hit.document_id not in maps:  # replaced in this moment
-                continue
-            pages = maps[hit.document_id] if maps[hit.document_id].unit == "page" else None
-            passages.append(
-                Passage(
-                    document_id=hit.source_id,
-                    title=hit.title,
-                    text=hit.text,
-                    start=hit.start,
-                    end=hit.end,
-                    score=hit.score,
-                    page=pages.locate(hit.start) if pages else None,
-                    page_starts=pages.within(hit.start, hit.end) if pages else (),
-                )
-            )
-        return passages
+    def remember(self, collection: Collection, sources: Sequence[str], wanted: MemorySettings) -> str:
+        """Queue the reading of documents into memories; returns the job's id. See `app.remembering`."""
+        job_id = start_remembering(self, collection, sources, wanted)
+        self._wake(Remembering.kind)
+        return job_id
+
+    def whole_documents(
+        self,
+        collection: Collection,
+        sources: Sequence[str],
+        adapter: "Adapter | None",
+        entries: int = ENTRIES,
+    ) -> "WholeDocuments":
+        """What an answer attends to in place of passages, of documents by id or source id; see
+        `app.whole_documents`. Raises UnknownDocument, MemoryNotFound, InvalidMemory."""
+        found = [get_document(self.engine, collection, source) for source in sources]
+        documents = list({document.id: document for document in found}.values())
+        return whole_documents(self, collection, documents, adapter, entries)
 
     def delete_document(self, collection: Collection, key: str) -> None:
         """Remove a document everywhere. Raises UnknownDocument."""
         delete_document(self.engine, get_document(self.engine, collection, key))
         self.open_store(collection).refresh(flush=True)
+        self.memories.sweep()
 
     def delete_collection(self, name: str) -> None:
         """Remove a collection everywhere. Raises UnknownCollection."""
@@ -352,6 +357,7 @@ class Desk:
             self._stores.pop(collection.id, None)
             delete_collection(self.engine, collection)
             self._index(collection).drop()
+        self.memories.sweep()
 
     def ensure_collection(self, name: str) -> Collection:
         """The collection of this name, made if it is missing."""

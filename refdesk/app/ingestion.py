@@ -26,11 +26,12 @@ _ORPHAN_S = 24 * 3600.0
 
 @dataclass(frozen=True)
 class Ingestion:
-    """The work of ingestion jobs."""
+    """The work of ingestion jobs. `sweep` removes what is kept beside of versions that were replaced."""
 
     engine: Engine
     embedder: Callable[[], PassageEmbedder]
     open_store: Callable[[Collection], ChunkStore]
+    sweep: Callable[[], None]
 
     kind = "ingest"
     told = (RetrieverError,)
@@ -72,10 +73,12 @@ class Ingestion:
                 done += size
         except Cancelled:
             store.refresh(flush=True)  # what is done stays, and is searchable
+            self.sweep()
             raise
         if todo:
             progress("index", done)
             store.refresh(flush=True)
+            self.sweep()
 
     def _size(self, document_id: str) -> int:
         with self.engine.connect() as connection:

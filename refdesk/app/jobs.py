@@ -46,7 +46,8 @@ class JobItem:
 @dataclass(frozen=True)
 class Job:
     """One job. `state`: queued, running, succeeded, failed or cancelled. `done` of `total`: characters of its
-    documents (`ingest`), or questions (`evaluate`, which has neither documents nor a collection)."""
+    documents (`ingest`), tokens of them (`memory`; 0 until they are counted), or questions (`evaluate`, which has
+    neither documents nor a collection)."""
 
     id: str
     kind: str
@@ -231,6 +232,12 @@ def release(engine: Engine, job_id: str, owner: str) -> None:
             .where(_job.id == job_id, _job.lease_owner == owner, _job.state == "running")
             .values(state="queued", stage="waiting", lease_owner=None, lease_until=None)
         )
+
+
+def set_total(engine: Engine, job_id: str, total: int) -> None:
+    """Note how much there is to do, where that was not known when the job was queued."""
+    with transaction(engine) as connection:
+        connection.execute(update(schema.job).where(_job.id == job_id).values(total=total))
 
 
 def set_item(connection: Connection, job_id: str, source_id: str, state: str, error: str | None = None) -> None:

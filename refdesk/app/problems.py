@@ -10,6 +10,7 @@ from litestar.exceptions import HTTPException, ValidationException
 
 from refdesk.app.auth import Forbidden, Unauthorized
 from refdesk.app.jobs import UnknownJob
+from refdesk.app.memories import MemoryNotFound
 from refdesk.compressor import errors as compressor
 from refdesk.craft import errors as craft
 from refdesk.eval import errors as evaluation
@@ -43,6 +44,8 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (memory.UnsupportedAttention, 503, "model-not-supported", "Model not supported"),
     (reader.AdapterNotFound, 404, "unknown-adapter", "Unknown adapter"),
     (reader.AdapterMismatch, 409, "adapter-mismatch", "Adapter of another model"),
+    (MemoryNotFound, 404, "unknown-memory", "Unknown memory of a document"),
+    (reader.MemoryMismatch, 409, "memory-mismatch", "Memory of another model"),
     (reader.HeadsNotFound, 404, "unknown-heads", "Unknown retaining heads"),
     (reader.HeadsMismatch, 409, "heads-mismatch", "Retaining heads of another model"),
     (craft.AdapterExists, 409, "adapter-exists", "Adapter exists"),

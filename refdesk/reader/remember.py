@@ -93,7 +93,7 @@ def remember(
         PromptTooLong: front and window do not fit the model's.
         Interrupted, MemoryTooSmall, EngineClosed: see `Engine.submit`.
     """
-    plan = _plan(model, tokens, front, options, adapter)
+    plan = plan_of(model, tokens, front, options, adapter)
     if plan.rate > 1 and heads is None:
         raise InvalidOption("rate", plan.rate, "1, for there are no retaining heads that say what to keep")
     rotation = model.rotation
@@ -126,6 +126,28 @@ def remember(
     return memory
 
 
+def plan_of(
+    model: "ReaderModel",
+    tokens: Tokens,
+    front: tuple[Tokens, ...],
+    options: RememberOptions,
+    adapter: "Adapter | None",
+) -> MemoryPlan:
+    """What a memory of `tokens` will hold. Raises InvalidMemory for layers that the model does not have."""
+    shape = cache_shape(model)
+    return MemoryPlan(
+        len(tokens),
+        shape.layers,
+        shape.kv_heads,
+        shape.head_dim,
+        options.retrieving(shape.layers),
+        options.near,
+        options.rate,
+        str(shape.dtype).removeprefix("torch."),
+        reader_of(model, adapter, front),
+    )
+
+
 def entries_of(sequence: "Sequence", first: int) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
     """Keys, turned for no position, values `[layers, kv_heads, n, head_dim]` and scores `[layers, kv_heads, n]` of
     what a sequence owns from its entry `first` on; nothing of it has been evicted."""
@@ -154,27 +176,6 @@ def check_recall(
         raise MemoryMismatch(
             f"a document's memory was made by another reader ({made}) than {model.name} with {name}; make it again"
         )
-
-
-def _plan(
-    model: "ReaderModel",
-    tokens: Tokens,
-    front: tuple[Tokens, ...],
-    options: RememberOptions,
-    adapter: "Adapter | None",
-) -> MemoryPlan:
-    shape = cache_shape(model)
-    return MemoryPlan(
-        len(tokens),
-        shape.layers,
-        shape.kv_heads,
-        shape.head_dim,
-        options.retrieving(shape.layers),
-        options.near,
-        options.rate,
-        str(shape.dtype).removeprefix("torch."),
-        reader_of(model, adapter, front),
-    )
 
 
 class _Progress:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from refdesk.memory.unlimiformer import RecallRequest
@@ -12,11 +13,9 @@ from refdesk.reader.passage import Passage
 from refdesk.reader.prompt import encode_segments
 
 if TYPE_CHECKING:
-    import torch
-
     from refdesk.reader.model import ReaderModel
 
-Attended = Sequence["torch.Tensor"]
+Attended = Sequence[torch.Tensor]
 """How much each token of each document was attended to, `[tokens]` each."""
 
 
@@ -51,7 +50,7 @@ def document_front(model: "ReaderModel") -> tuple[tuple[int, ...], ...]:
 
 
 def most_attended(
-    attended: "torch.Tensor", starts: NDArray[np.int32], spans: Sequence[tuple[int, int]], count: int
+    attended: torch.Tensor, starts: NDArray[np.integer[Any]], spans: Sequence[tuple[int, int]], count: int
 ) -> list[int]:
     """Which `count` of the stretches `spans` `[start, end)` of a text were attended to most, best first: by the
     mean over their tokens, which begin at `starts`. Stretches without a token are none."""
@@ -62,3 +61,20 @@ def most_attended(
         if first < last:
             means.append((float(mass[first:last].mean()), index))
     return [index for _, index in sorted(means, key=lambda one: (-one[0], one[1]))[:count]]
+
+
+def most_attended_of_all(
+    attended: Attended,
+    starts: Sequence[NDArray[np.integer[Any]]],
+    spans: Sequence[Sequence[tuple[int, int]]],
+    count: int,
+) -> list[tuple[int, int]]:
+    """The same over several documents, each with its own: the numbers of a document and of a stretch of it."""
+    ends = [max((int(of[-1]), *(end for _, end in some))) + 1 for of, some in zip(starts, spans, strict=True)]
+    firsts = [sum(ends[:number]) for number in range(len(ends))]  # the texts stand one behind the other
+    places = [(number, index) for number, some in enumerate(spans) for index in range(len(some))]
+    shifted = [
+        (first + start, first + end) for first, some in zip(firsts, spans, strict=True) for start, end in some
+    ]
+    joined = np.concatenate([of.astype(np.int64) + first for of, first in zip(starts, firsts, strict=True)])
+    return [places[index] for index in most_attended(torch.cat(list(attended)), joined, shifted, count)]

@@ -104,14 +104,14 @@ class ChunkStore(VectorStore):
                 self._current_revision(connection)  # or it was deleted since, and has no words to search
                 words = lexical_search(connection, self.collection.id, question, depth, documents)
         if search == "lexical":
-            return self._hits(fuse([words]), k)
+            return self.hits(fuse([words]), k)
         vector = np.asarray([self._embedder.embed_query(question)], dtype=np.float32)
         vector /= max(float(np.linalg.norm(vector)), 1e-12)
         among = None if documents is None else self._chunk_ids(documents)
         scores, ids = self._index.search(vector, depth, among)
         if search == "dense":
-            return self._hits(dict(zip(ids[0].tolist(), scores[0].tolist(), strict=True)), k)
-        return self._hits(fuse([ids[0].tolist(), words]), k)
+            return self.hits(dict(zip(ids[0].tolist(), scores[0].tolist(), strict=True)), k)
+        return self.hits(fuse([ids[0].tolist(), words]), k)
 
     def refresh(self, *, flush: bool = False) -> None:
         """Make the index hold exactly what SQL says is searchable; `flush` also writes it to disk."""
@@ -130,7 +130,31 @@ class ChunkStore(VectorStore):
             ids = list(connection.execute(statement).scalars())
         chosen = random.Random(seed).sample(ids, min(count, len(ids)))
         batches = (chosen[start : start + _SAMPLE_BATCH] for start in range(0, len(chosen), _SAMPLE_BATCH))
-        return [hit for batch in batches for hit in self._hits(dict.fromkeys(batch, 0.0), len(batch))]
+        return [hit for batch in batches for hit in self.hits(dict.fromkeys(batch, 0.0), len(batch))]
+
+    def hits(self, scores: dict[int, float], k: int) -> list[Hit]:
+        """The `k` best of the chunks with these scores that are (still) searchable, best first."""
+        ranked = sorted(scores, key=lambda chunk_id: (-scores[chunk_id], chunk_id))[:k]
+        columns = (
+            _chunk.id.label("chunk_id"),
+            _chunk.document_id,
+            _document.source_id,
+            _document.title,
+            _chunk.start,
+            _chunk.end,
+            _chunk.text,
+        )
+        with self._engine.connect() as connection:
+            rows = connection.execute(self._searchable(*columns).where(_chunk.id.in_(ranked)))
+            hits = {row.chunk_id: Hit(**row._mapping, score=scores[row.chunk_id]) for row in rows}
+        return [hits[chunk_id] for chunk_id in ranked if chunk_id in hits]
+
+    def spans(self, document_id: str) -> list[tuple[int, int, int]]:
+        """Id, start and end of each chunk of a searchable document, in the order of the text."""
+        statement = self._searchable(_chunk.id, _chunk.start, _chunk.end)
+        ordered = statement.where(_document.id == document_id).order_by(_chunk.position)
+        with self._engine.connect() as connection:
+            return [(row.id, row.start, row.end) for row in connection.execute(ordered)]
 
     def _revision_now(self) -> int:
         with self._engine.connect() as connection:
@@ -178,22 +202,6 @@ class ChunkStore(VectorStore):
 
     def _document_ids(self, sources: Sequence[str]) -> list[str]:
         return [get_document(self._engine, self.collection, source).id for source in dict.fromkeys(sources)]
-
-    def _hits(self, scores: dict[int, float], k: int) -> list[Hit]:
-        ranked = sorted(scores, key=lambda chunk_id: (-scores[chunk_id], chunk_id))[:k]
-        columns = (
-            _chunk.id.label("chunk_id"),
-            _chunk.document_id,
-            _document.source_id,
-            _document.title,
-            _chunk.start,
-            _chunk.end,
-            _chunk.text,
-        )
-        with self._engine.connect() as connection:
-            rows = connection.execute(self._searchable(*columns).where(_chunk.id.in_(ranked)))
-            hits = {row.chunk_id: Hit(**row._mapping, score=scores[row.chunk_id]) for row in rows}
-        return [hits[chunk_id] for chunk_id in ranked if chunk_id in hits]
 
     # The langchain-core interface: a document there is a source here, with its metadata as attributes.
 

@@ -69,6 +69,30 @@ def test_files_go_in_and_answers_come_out(data: Path, tmp_path: Path) -> None:
     assert refdesk(data, "documents", "text", "deep/tower.txt").stdout.startswith("The tower")
 
 
+def test_documents_are_remembered_and_answered_over(data: Path, tmp_path: Path) -> None:
+    story = tmp_path / "story.txt"
+    story.write_text(" ".join(f"The tower number {n} was built in {1900 + n}." for n in range(40)))
+    assert refdesk(data, "ingest", str(story)).returncode == 0
+    over = ("ask", "When was the tower number 7 built?", "--context", "document", "--document", "story.txt")
+    early = refdesk(data, *over)
+    assert (early.returncode, "make one by" in early.stderr) == (1, True)
+    done = refdesk(data, "remember", "story.txt", "--near", "32", "--layer", "10", "--layer", "20")
+    assert (done.returncode, done.stdout.startswith("1 done in")) == (0, True), done.stderr
+    assert [job["kind"] for job in json.loads(refdesk(data, "jobs", "--json").stdout)] == ["memory", "ingest"]
+    (memory,) = json.loads(refdesk(data, "memories", "--json").stdout)
+    assert (memory["document"], memory["options"]["layers"], memory["fits"]) == ("story.txt", [10, 20], True)
+    asked = refdesk(data, *over, "--entries", "64", "--json")
+    assert asked.returncode == 0, asked.stderr
+    assert json.loads(asked.stdout)["usage"]["document_tokens"] == memory["tokens"]
+    assert re.search(r"over documents of [\d,]+ tokens", refdesk(data, *over).stderr)
+    refused = refdesk(data, *over, "--memory", "rate=8")
+    assert (refused.returncode, "memory policy is 'kv_compress'" in refused.stderr) == (1, True)
+    assert refdesk(data, "remember", "--colour", "red").returncode == 2
+    assert "fits  story.txt" in refdesk(data, "memories").stdout
+    assert refdesk(data, "memories", "delete", "story.txt").returncode == 0
+    assert refdesk(data, "memories").stdout == ""
+
+
 def test_every_bad_file_is_named_with_its_reason_and_the_others_come_in(data: Path, tmp_path: Path) -> None:
     bad = {file.name: file for file in BAD_FILES.values()}
     for name, content, _ in bad.values():

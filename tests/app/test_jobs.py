@@ -43,7 +43,7 @@ def worker(engine: Engine, word_embedder: WordEmbedder, open_index: Callable[[Co
     def open_store(collection: Collection) -> ChunkStore:
         return ChunkStore(engine, collection, word_embedder, open_index(collection))
 
-    return Worker(engine, Ingestion(engine, lambda: word_embedder, open_store))
+    return Worker(engine, Ingestion(engine, lambda: word_embedder, open_store, lambda: None))
 
 
 def uploads(*names: str) -> list[Upload]:
@@ -231,7 +231,7 @@ def test_a_job_is_never_done_by_another_embedder(
     def open_store(of: Collection) -> ChunkStore:
         return ChunkStore(engine, of, other, open_index(of))
 
-    Worker(engine, Ingestion(engine, lambda: other, open_store)).run_one()
+    Worker(engine, Ingestion(engine, lambda: other, open_store, lambda: None)).run_one()
     job = get_job(engine, job_id)
     assert job.state == "failed"
     assert "embedded by words" in str(job.error)

@@ -19,6 +19,7 @@ from refdesk.app.cli.heads import heads
 from refdesk.app.cli.ingest import ingest
 from refdesk.app.cli.jobs import jobs
 from refdesk.app.cli.keys import keys
+from refdesk.app.cli.memories import memories, remember
 from refdesk.app.cli.output import failing_clearly
 from refdesk.app.cli.serve import serve
 from refdesk.app.settings import read_settings
@@ -39,5 +40,8 @@ def main(context: click.Context, data: Path | None, database: str | None, model:
         context.obj = read_settings(os.environ, data=data, database=database, model=model)
 
 
-for command in (serve, ingest, ask, documents, collections, jobs, keys, evaluation, craft, adapters, heads):
+_ASKING = (serve, ingest, ask, remember)
+_KEPT = (documents, memories, collections, jobs, keys, evaluation, craft, adapters, heads)
+
+for command in (*_ASKING, *_KEPT):
     main.add_command(command)

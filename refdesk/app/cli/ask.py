@@ -8,6 +8,7 @@ import click
 from refdesk.app.cli.adapters import adapter_option
 from refdesk.app.cli.named_values import compression_option, memory_option
 from refdesk.app.cli.output import as_json, in_collection, notes, open_desk, print_json
+from refdesk.app.context import AnswerContext, AskedContext
 from refdesk.app.rest.messages import AnswerMessage, answer_message
 from refdesk.app.settings import Settings
 from refdesk.compressor.options import compression_options
@@ -24,6 +25,14 @@ _DEFAULT = AnswerOptions()
 @in_collection
 @click.option("-k", type=int, default=_DEFAULT.k, show_default=True, help="Passages to retrieve.")
 @click.option("--document", "documents", multiple=True, help="Only this document; may be repeated.")
+@click.option(
+    "--context",
+    type=click.Choice(get_args(AskedContext)),
+    default="passages",
+    show_default=True,
+    help="Answer over passages, or over whole documents that are remembered.",
+)
+@click.option("--entries", type=int, help="How much of whole documents is attended to at a time.  [default: 512]")
 @click.option("--max-new-tokens", type=int, help="64 for a short answer, 256 for a long one, 160 with a quote.")
 @click.option("--temperature", type=float, default=_DEFAULT.temperature, show_default=True)
 @click.option("--seed", type=int, help="Makes sampling repeatable.")
@@ -44,13 +53,16 @@ def ask(
     memory: dict[str, Any] | None,
     compression: dict[str, Any] | None,
     adapter: str | None,
+    context: AskedContext,
+    entries: int | None,
     **options: Any,
 ) -> None:
     """Answer each QUESTION from the documents of a collection, with citations and what it cost."""
     with open_desk(settings) as desk:
         # What was asked for is checked first, and nothing is loaded for a mistake.
         answer_options = AnswerOptions(documents=documents or None, memory=memory_options(memory), **options)
-        asked = compression_options(compression)
+        asked, asked_context = compression_options(compression), AnswerContext(context, entries)
+        asked_context.check(answer_options, asked)
         chosen = desk.adapter(adapter, collection)
         shorten = desk.shortener(asked)
         answer_options = replace(answer_options, adapter=chosen, heads=desk.heads(chosen), shorten=shorten)
@@ -58,7 +70,8 @@ def ask(
         for question in questions:
             if len(questions) > 1 and not as_json:
                 click.secho(question, bold=True)
-            for event in qa.stream(question, answer_options):
+            question_options = asked_context.chosen(desk, collection, question, answer_options, asked)
+            for event in qa.stream(question, question_options):
                 if isinstance(event, Token) and not as_json:
                     click.echo(event.text, nl=False)
                 elif isinstance(event, Done):
@@ -78,9 +91,11 @@ def _print_sources(answer: AnswerMessage) -> None:
     less = ""
     if shorter.strategy != "none":
         less = f" ({shorter.tokens_after} of {shorter.tokens_before} tokens, by {shorter.strategy})"
+    read = f"{usage.passages_used} of {usage.passages_retrieved} passages read {usage.reading}{less}"
+    if usage.context == "document":
+        read = f"over documents of {usage.document_tokens:,} tokens"
     notes.print(
-        f"  {usage.prompt_tokens} + {usage.completion_tokens} tokens, {usage.passages_used} of"
-        f" {usage.passages_retrieved} passages read {usage.reading}{less}, {held.peak_entries:,} KV entries"
+        f"  {usage.prompt_tokens} + {usage.completion_tokens} tokens, {read}, {held.peak_entries:,} KV entries"
         f" ({held.peak_bytes / 2**20:.1f} MiB), {usage.seconds['total']:.2f} s"
         + (f", {held.freed_bytes / 2**20:.1f} MiB freed by {usage.memory_policy}" if held.freed_bytes else "")
         + (f", {usage.passages_dropped} passages dropped to fit the window" if usage.passages_dropped else ""),

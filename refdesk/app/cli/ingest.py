@@ -1,17 +1,16 @@
 """`refdesk ingest`: files and folders in, with a progress bar."""
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from refdesk.app.build import Desk
+from refdesk.app.cli.job_progress import tell, watch
 from refdesk.app.cli.output import as_json, in_collection, notes, open_desk, print_json
 from refdesk.app.intake import Upload
-from refdesk.app.jobs import Job, cancel_job, get_job
+from refdesk.app.jobs import Job
 from refdesk.app.rest.messages import job_message
 from refdesk.app.settings import Settings
 from refdesk.retriever.collections import Collection
@@ -52,7 +51,7 @@ def ingest(settings: Settings, paths: tuple[Path, ...], collection: str, as_json
             if job is not None:
                 jobs.append(job)
                 if not as_json:
-                    _tell(job)
+                    tell(job)
     if as_json:
         rejected = [{"source_id": source_id, "detail": reason} for source_id, reason in refused]
         print_json({"jobs": [job_message(job) for job in jobs], "rejected": rejected})
@@ -65,33 +64,8 @@ def _ingest(desk: Desk, collection: Collection, batch: list[Upload]) -> tuple[Jo
     except RetrieverError as error:
         causes = error.rejected if isinstance(error, InvalidUpload) and error.rejected else [("", error)]
         return None, [(source_id or storable(batch[0].source_id), str(cause)) for source_id, cause in causes]
-    job = _watch(desk, intake.job_id)
+    job = watch(desk, intake.job_id)
     return job, [(source_id, str(error)) for source_id, error in intake.rejected]
-
-
-def _watch(desk: Desk, job_id: str) -> Job:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    with Progress(*columns, TimeRemainingColumn(), console=notes) as progress:
-        bar = progress.add_task("waiting", total=None)
-        try:
-            while not (job := get_job(desk.engine, job_id)).finished:
-                progress.update(bar, description=job.stage, completed=job.done, total=max(job.total, 1))
-                time.sleep(0.1)
-        except KeyboardInterrupt:
-            cancel_job(desk.engine, job_id)
-            raise
-        progress.update(bar, description=job.state, completed=max(job.done, 1), total=max(job.total, 1))
-    return job
-
-
-def _tell(job: Job) -> None:
-    counts: dict[str, int] = {}
-    for item in job.items:
-        counts[item.state] = counts.get(item.state, 0) + 1
-        if item.state == "failed":
-            notes.print(f"{item.source_id}: {item.error}", style="red", markup=False)
-    seconds = (job.finished_at or 0) - job.created_at
-    click.echo(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) + f" in {seconds:.1f} s")
 
 
 def _files(paths: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:

@@ -62,6 +62,6 @@ def _print(job: Job) -> None:
     share = 100 * job.done // max(job.total, 1) if not job.finished else 100
     click.echo(
         f"{job.id}  {job.kind:8}  {job.state:9}  {job.stage:8} {share:3} %  "
-        + (f"{len(job.items)} documents  {job.collection}" if job.kind == "ingest" else f"{job.total} questions")
+        + (f"{len(job.items)} documents  {job.collection}" if job.collection else f"{job.total} questions")
         + (f"  {job.error}" if job.error else "")
     )

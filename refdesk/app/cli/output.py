@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from refdesk.app.build import Desk
 from refdesk.app.jobs import UnknownJob
 from refdesk.app.keys import InvalidKey
+from refdesk.app.memories import MemoryNotFound
 from refdesk.app.settings import InvalidSetting, Settings
 from refdesk.compressor.errors import InvalidCompression
 from refdesk.craft.errors import CraftError
@@ -40,6 +41,7 @@ _TOLD = (
     InvalidKey,
     InvalidMemory,
     InvalidSetting,
+    MemoryNotFound,
     ReaderError,
     RetrieverError,
     UnknownJob,

@@ -43,15 +43,21 @@ class AnswersController(Controller):
     ) -> Response[AnswerMessage] | ServerSentEvent:
         """Answer a question from a collection's documents.
 
+        With `context`, over whole documents that are remembered.
+
         With `"stream": true`, or `Accept: text/event-stream`, the answer comes as server-sent events:
         `retrieval`, `token`…, `citation`…, `usage`, `done`; or `error` with a problem.
         """
-        asked = compression_options(data.compression)
+        asked, context = compression_options(data.compression), data.asked_context
         qa = await anyio.to_thread.run_sync(desk.qa, data.collection)
         adapter = await anyio.to_thread.run_sync(desk.adapter, data.adapter, data.collection)
         heads = await anyio.to_thread.run_sync(desk.heads, adapter)
         shorten = await anyio.to_thread.run_sync(desk.shortener, asked)
         options = data.options(adapter, heads, shorten)
+        context.check(options, asked)
+        options = await anyio.to_thread.run_sync(
+            context.chosen, desk, data.collection, data.question, options, asked
+        )
         cancellation = Cancellation()
         if not data.stream and "text/event-stream" not in (accept or ""):
             async with _for_as_long_as_connected(request, cancellation):

@@ -103,7 +103,7 @@ class DocumentsController(Controller):
 
     @delete("/{document:str}", operation_id="DeleteDocument", guards=[require("admin")], sync_to_thread=True)
     def remove(self, name: str, document: str, desk: Desk) -> None:
-        """Remove a document: its text, its chunks, its vectors, and versions on their way."""
+        """Remove a document: its text, its chunks, its vectors, its memories, and versions on their way."""
         desk.delete_document(get_collection(desk.engine, name), document)
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from refdesk.app.context import AnswerContext
 from refdesk.app.jobs import Job
 from refdesk.memory.options import memory_options
 from refdesk.reader.passage import Passage
@@ -38,7 +39,14 @@ class AnswerRequest(msgspec.Struct, forbid_unknown_fields=True):
     compression: dict[str, Any] | None = None
     form: str = _DEFAULT.form
     adapter: str | None = None
+    context: str = "passages"
+    entries: int | None = None
     stream: bool = False
+
+    @property
+    def asked_context(self) -> AnswerContext:
+        """Raises InvalidOption."""
+        return AnswerContext(self.context, self.entries)  # type: ignore[arg-type]  # it is checked there
 
     def options(
         self, adapter: "Adapter | None", heads: "RetainingHeads | None", shorten: Shorten | None
@@ -122,7 +130,8 @@ class CompressionMessage(msgspec.Struct):
 
 
 class UsageMessage(msgspec.Struct):
-    """What an answer cost; seconds by stage. Runs are texts that requests share: instructions, and passages read
+    """What an answer cost; seconds by stage. `context`: what it stands on: `passages`, whole documents of so many
+    tokens (`document`), or `none`. Runs are texts that requests share: instructions, and passages read
     apart; a hit was in memory already."""
 
     prompt_tokens: int
@@ -131,6 +140,8 @@ class UsageMessage(msgspec.Struct):
     passages_used: int
     passages_dropped: int
     seconds: dict[str, float]
+    context: str
+    document_tokens: int
     reading: str
     run_hits: int
     run_misses: int
@@ -202,7 +213,7 @@ class JobItemMessage(msgspec.Struct):
 
 
 class ProgressMessage(msgspec.Struct):
-    """How far a job is, in characters of its documents or in questions."""
+    """How far a job is, in characters or tokens of its documents, or in questions."""
 
     done: int
     total: int

@@ -1,0 +1,125 @@
+"""What an answer stands on: passages that are retrieved, or whole documents that are attended to."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from refdesk.app.build import Desk
+from refdesk.app.memories import MemoryNotFound
+from refdesk.app.whole_documents import ENTRIES, not_remembered, reader_fingerprint
+from refdesk.compressor.options import CompressionOptions
+from refdesk.memory.errors import InvalidMemory
+from refdesk.memory.options import AS_NEEDED, KEEP_EVERYTHING
+from refdesk.reader.errors import InvalidOption
+from refdesk.reader.qa import AnswerOptions
+from refdesk.retriever.collections import Collection, get_collection
+from refdesk.retriever.documents import get_document
+
+AskedContext = Literal["passages", "document", "auto"]
+
+_MOST = 8  # documents that are attended to side by side
+_MOST_FOUND = 2  # of them, where none are named
+
+
+@dataclass(frozen=True)
+class AnswerContext:
+    """`asked`: `passages`, whole documents (`document`), or `auto`. `entries`: how many far entries of documents a
+    row attends to in each layer and KV head; None for 512.
+
+    `auto` takes whole documents for a long answer over named ones whose chunks are more than `k`, if each has a
+    memory, and nothing is asked for that is of passages alone.
+
+    Raises:
+        InvalidOption: a value out of range, or one that would have no effect.
+    """
+
+    asked: AskedContext = "passages"
+    entries: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.asked not in get_args(AskedContext):
+            raise InvalidOption("context", self.asked, f"one of {', '.join(get_args(AskedContext))}")
+        if self.entries is not None and self.asked == "passages":
+            raise InvalidOption("entries", self.entries, "nothing, for context is 'passages'")
+        if self.entries is not None and self.entries < 1:
+            raise InvalidOption("entries", self.entries, "at least 1")
+
+    def check(self, options: AnswerOptions, compression: CompressionOptions) -> None:
+        """Raise InvalidOption for what is asked besides and would have no effect on whole documents."""
+        if self.asked != "document":
+            return
+        for option, value in _of_passages_alone(options, compression).items():
+            raise InvalidOption(option, value, "nothing, for context is 'document', which reads no passages")
+        if options.documents is not None and len(set(options.documents)) > _MOST:
+            count = len(set(options.documents))
+            raise InvalidOption("documents", count, f"1 to {_MOST} of them with context 'document'")
+
+    def chosen(
+        self,
+        desk: Desk,
+        collection_name: str,
+        question: str,
+        options: AnswerOptions,
+        compression: CompressionOptions,
+    ) -> AnswerOptions:
+        """The options with whole documents, where the question is to be answered over such.
+
+        Raises:
+            UnknownCollection, UnknownDocument: there is none of this name.
+            MemoryNotFound: a document that is named, or all that were found, have no memory.
+            InvalidMemory: memories that cannot be attended to together.
+        """
+        if self.asked == "passages":
+            return options
+        collection = get_collection(desk.engine, collection_name)
+        entries = ENTRIES if self.entries is None else self.entries
+        if self.asked == "auto":
+            if not _wants_whole(desk, collection, options, compression):
+                return options
+            with suppress(MemoryNotFound, InvalidMemory):
+                whole = desk.whole_documents(collection, options.documents or (), options.adapter, entries)
+                return replace(options, whole=whole)
+            return options
+        sources = options.documents or _found(desk, collection, question, options)
+        if not sources:  # nothing is found either where it is retrieved
+            return options
+        return replace(options, whole=desk.whole_documents(collection, sources, options.adapter, entries))
+
+
+def _of_passages_alone(options: AnswerOptions, compression: CompressionOptions) -> dict[str, str]:
+    """What is asked for and changes only how passages are read, by its name."""
+    asked = {}
+    if compression.name != "none":
+        asked["compression strategy"] = compression.name
+    if options.memory not in (AS_NEEDED, KEEP_EVERYTHING):
+        asked["memory policy"] = "auto" if options.memory.policy is None else options.memory.policy.name
+    if options.reading != "auto":
+        asked["reading"] = options.reading
+    return asked
+
+
+def _wants_whole(
+    desk: Desk, collection: Collection, options: AnswerOptions, compression: CompressionOptions
+) -> bool:
+    """By `auto`."""
+    named = set(options.documents or ())
+    if options.form != "long" or not 1 <= len(named) <= _MOST or _of_passages_alone(options, compression):
+        return False
+    found = [get_document(desk.engine, collection, source) for source in named]
+    chunks = {document.id: document.num_chunks for document in found}
+    return sum(chunks.values()) > options.k
+
+
+def _found(desk: Desk, collection: Collection, question: str, options: AnswerOptions) -> Sequence[str]:
+    """Documents with a memory that hold the best passages. Raises MemoryNotFound where none of them has one."""
+    passages = desk.retriever(collection.name)(question, options.k, None)
+    sources = list(dict.fromkeys(passage.document_id for passage in passages))
+    reader = reader_fingerprint(desk.reader[0], options.adapter)
+    documents = [get_document(desk.engine, collection, source) for source in sources]
+    opened = [(one.source_id, desk.memories.open(one, reader)) for one in documents]
+    held = [(source, one.memory.plan.retrieving) for source, one in opened if one is not None]
+    if sources and not held:
+        raise not_remembered(desk, collection, sources, options.adapter)
+    # Only memories of the same layers can be attended to together.
+    return [source for source, layers in held if layers == held[0][1]][:_MOST_FOUND]

@@ -1,0 +1,194 @@
+"""Memories of documents, kept beside the collections: folders `<collection id>/<version id>/<reader>`.
+
+A version of a document never changes, and its id is given once; so a memory that is found is of the text that is
+searchable, and by the reader it is asked for. While it is made its folder bears the id of its job.
+"""
+
+import os
+import shutil
+import threading
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from sqlalchemy import Engine, select
+
+from refdesk import schema
+from refdesk.memory.errors import InvalidMemory
+from refdesk.retriever.collections import Collection
+from refdesk.retriever.documents import Document
+
+if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
+    from refdesk.memory.document_memory import DocumentMemory
+
+log = structlog.get_logger()
+
+KIND = "memory"
+"""Of the jobs that make them."""
+
+_CARD, _STARTS = "card.json", "starts.npy"
+
+
+class MemoryNotFound(Exception):
+    """There is no memory of a document for this model and adapter; the message says of which, and what to do."""
+
+
+@dataclass(frozen=True)
+class MemoryCard:
+    """What a memory was made with: `options` of `reader.remember.RememberOptions`, the name of the `adapter` (or
+    `none`), the fingerprint of the `heads` that thinned it, if any did. `tokens`: of the document."""
+
+    tokens: int
+    options: dict[str, Any]
+    adapter: str
+    heads: str = ""
+
+
+@dataclass(frozen=True)
+class MemoryEntry:
+    """The memory of a version of a document, taking so many `bytes` on disk. `reader`: fingerprint of who may
+    attend to it, see `reader.remember.reader_of`."""
+
+    document_id: str
+    source_id: str
+    reader: str
+    bytes: int
+    card: MemoryCard
+
+
+@dataclass(frozen=True)
+class OpenMemory:
+    """A memory, mapped; `starts`: where its tokens begin in the text. `written`: to tell it from a later one."""
+
+    memory: "DocumentMemory"
+    starts: NDArray[np.int32]
+    card: MemoryCard
+    written: tuple[int, int]
+
+
+class Memories:
+    """Those of all collections of a desk, below `folder`."""
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self._engine = engine
+        self._folder = folder
+        self._open: dict[Path, OpenMemory] = {}
+        self._opening = threading.Lock()
+
+    def open(self, document: Document, reader: str) -> OpenMemory | None:
+        """The memory of a document that `reader` may attend to, if there is one; mapped once, and again only where
+        it was made anew."""
+        from refdesk.memory.document_memory import DocumentMemory
+
+        folder = self._of(document) / reader
+        with self._opening:
+            # What is gone is held no longer: its bytes are free when nobody maps it.
+            self._open = {path: one for path, one in self._open.items() if one.written == _written(path)}
+            written = _written(folder)
+            if written is not None and folder not in self._open:
+                try:
+                    card, starts = _read_card(folder), np.load(folder / _STARTS)
+                    self._open[folder] = OpenMemory(DocumentMemory.load(folder), starts, card, written)
+                except (InvalidMemory, OSError, ValueError, EOFError) as error:
+                    log.warning("memory_unreadable", folder=str(folder), reason=str(error))
+            return self._open.get(folder)
+
+    def list(self, collection: Collection) -> list[MemoryEntry]:
+        """Those of a collection's searchable documents, by source id."""
+        found = [folder for folder in self._folder.glob(f"{collection.id}/*/*") if folder.suffix != ".part"]
+        document = schema.document.c
+        searchable = select(document.id, document.source_id).where(
+            document.collection_id == collection.id, document.ready
+        )
+        with self._engine.connect() as connection:
+            names = {row.id: row.source_id for row in connection.execute(searchable)} if found else {}
+        entries = []
+        for folder in found:
+            version = folder.parent.name
+            with suppress(OSError, ValueError):  # dropped in this moment, or damaged
+                taken = sum(file.stat().st_size for file in folder.iterdir())
+                if version in names:
+                    card = _read_card(folder)
+                    entries.append(MemoryEntry(version, names[version], folder.name, taken, card))
+        return sorted(entries, key=lambda entry: (entry.source_id, entry.reader))
+
+    def begin(self, document: Document, reader: str, job_id: str, card: MemoryCard, starts: NDArray[Any]) -> Path:
+        """A folder to make a memory in, as a job left it when it was stopped, or empty."""
+        part = self._of(document) / f"{reader}.{job_id}.part"
+        with suppress(OSError, ValueError):
+            if _read_card(part) == card:
+                return part
+        self.discard(part)
+        part.mkdir(parents=True)
+        np.save(part / _STARTS, starts)
+        (part / _CARD).write_bytes(msgspec.json.encode(card))
+        return part
+
+    def place(self, part: Path) -> None:
+        """What was made in `part` is whole: from now on it is found, in place of an earlier one."""
+        for file in part.iterdir():
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+        folder = part.with_name(part.name.split(".")[0])
+        self.discard(folder)
+        part.rename(folder)
+
+    def drop(self, document: Document) -> None:
+        """Remove the memories of a document, whoever made them. Raises MemoryNotFound."""
+        found = [folder for folder in self._of(document).glob("*") if folder.suffix != ".part"]
+        if not found:
+            raise MemoryNotFound(f"document {document.source_id!r} has no memory")
+        for folder in found:
+            self.discard(folder)
+
+    def discard(self, folder: Path) -> None:
+        """Remove one, or what was begun of it; nothing happens when it is gone already."""
+        going = folder.with_name(f"{folder.name.split('.')[0]}.{uuid.uuid4().hex}.part")  # of no job
+        with suppress(FileNotFoundError):
+            folder.rename(going)  # at once, so that a kill leaves nothing that is found, and all to be swept
+            shutil.rmtree(going, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove those of versions that are not searchable (any more), and what jobs began that go on no more.
+        That is asked after they are listed, so that what is begun meanwhile stays."""
+        collections = list(self._folder.glob("*/"))
+        versions, parts = list(self._folder.glob("*/*/")), list(self._folder.glob("*/*/*.part/"))
+        if not collections:
+            return
+        document, job = schema.document.c, schema.job.c
+        searchable = select(document.id).where(
+            document.collection_id.in_([folder.name for folder in collections]), document.ready
+        )
+        unfinished = select(job.id).where(job.kind == KIND, job.state.in_(("queued", "running")))
+        with self._engine.connect() as connection:
+            kept = set(connection.execute(select(schema.collection.c.id)).scalars())
+            kept |= set(connection.execute(searchable).scalars())
+            going_on = set(connection.execute(unfinished).scalars())
+        for folder in (*versions, *collections):
+            if folder.name not in kept:
+                self.discard(folder)
+        for part in parts:
+            if part.name.split(".")[1] not in going_on:
+                self.discard(part)
+
+    def _of(self, document: Document) -> Path:
+        return self._folder / document.collection_id / document.id
+
+
+def _written(folder: Path) -> tuple[int, int] | None:
+    """Differs whenever a memory is made anew; None where there is none."""
+    with suppress(OSError):
+        found = (folder / _CARD).stat()
+        return found.st_ino, found.st_mtime_ns
+    return None
+
+
+def _read_card(folder: Path) -> MemoryCard:
+    """Raises OSError, ValueError."""
+    return msgspec.json.decode((folder / _CARD).read_bytes(), type=MemoryCard)

@@ -1,0 +1,281 @@
+"""Memory jobs: documents read whole, once, into memories that questions attend to."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+import structlog
+from sqlalchemy import insert, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from refdesk import schema
+from refdesk.app.jobs import Job, JobItem, LeaseLost, add_job, set_item, set_total
+from refdesk.app.memories import KIND, Memories, MemoryCard
+from refdesk.app.worker import Cancelled, Progress, Stopping
+from refdesk.database import transaction
+from refdesk.eval import desk as evaluation
+from refdesk.memory.errors import InvalidMemory
+from refdesk.reader.errors import EngineClosed, Interrupted, InvalidOption, ReaderError
+from refdesk.retriever.collections import Collection, get_collection
+from refdesk.retriever.documents import Document, document_text, get_document, list_documents
+from refdesk.retriever.errors import InvalidUpload, RetrieverError, UnknownDocument
+
+if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
+    from refdesk.memory.document_memory import MemoryPlan
+    from refdesk.memory.retaining_heads import RetainingHeads
+    from refdesk.reader.adapter import Adapter
+    from refdesk.reader.engine import Engine
+    from refdesk.reader.model import ReaderModel
+    from refdesk.reader.remember import RememberOptions
+    from refdesk.reader.whole_documents import EncodedDocument
+
+log = structlog.get_logger()
+
+_PAGE = 1000
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """`adapter`: the name of the one to read with; None for the collection's, else the service's. `options`: of
+    `reader.remember.RememberOptions`, by name, those that are not to have their defaults."""
+
+    adapter: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def remember_options(self) -> "RememberOptions":
+        """Raises InvalidOption."""
+        from refdesk.reader.remember import RememberOptions
+
+        layers = self.options.get("layers")
+        return RememberOptions(**self.options | {"layers": None if layers is None else tuple(layers)})
+
+
+class Desk(evaluation.Desk, Protocol):
+    """What remembering needs of the service."""
+
+    memories: Memories
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What all documents of a job are read with."""
+
+    model: "ReaderModel"
+    engine: "Engine"
+    adapter: "Adapter | None"
+    heads: "RetainingHeads | None"
+    options: "RememberOptions"
+
+    def plan(self, tokens: tuple[int, ...] = (0,)) -> "MemoryPlan":
+        """What a memory of `tokens` will be. Raises InvalidMemory."""
+        from refdesk.reader.remember import plan_of
+        from refdesk.reader.whole_documents import document_front
+
+        return plan_of(self.model, tokens, document_front(self.model), self.options, self.adapter)
+
+    def read(self, tokens: tuple[int, ...], folder: Path, progress: Callable[[int], None]) -> None:
+        """Read `tokens` into a memory in `folder`; see `reader.remember`.
+
+        Raises:
+            InvalidMemory: there is no room for it on the disk.
+        """
+        from refdesk.memory.document_memory import DocumentMemory
+        from refdesk.reader.remember import remember
+        from refdesk.reader.whole_documents import document_front
+
+        with suppress(InvalidMemory):
+            DocumentMemory.load(folder)
+            return  # stopped between the last two steps
+        needed = self.plan(tokens).bytes - sum(file.stat().st_blocks * 512 for file in folder.iterdir())
+        free = shutil.disk_usage(folder).free
+        if needed > free:  # files are mapped, and a page that cannot be written ends the process
+            raise InvalidMemory(
+                f"a memory of {len(tokens)} tokens takes another {needed / 2**20:.0f} MiB, and the disk has"
+                f" {free / 2**20:.0f} MiB left; expected a higher rate, or fewer layers"
+            )
+        remember(
+            self.engine.submit,
+            self.model,
+            tokens,
+            document_front(self.model),
+            self.options,
+            adapter=self.adapter,
+            heads=self.heads,
+            folder=folder,
+            progress=progress,
+        )
+
+    def card(self, tokens: tuple[int, ...]) -> MemoryCard:
+        """What a memory of `tokens` is made with."""
+        return MemoryCard(
+            tokens=len(tokens),
+            options=asdict(self.options) | {"layers": list(self.plan().retrieving)},
+            adapter="none" if self.adapter is None else self.adapter.name,
+            heads="" if self.heads is None else self.heads.fingerprint,
+        )
+
+
+def start_remembering(desk: Desk, collection: Collection, sources: Sequence[str], wanted: MemorySettings) -> str:
+    """Queue the reading of documents, by id or source id (none: all of the collection); returns the job's id.
+
+    Raises:
+        UnknownDocument: the collection does not hold one of them.
+        InvalidUpload: it holds none at all.
+        AdapterNotFound, AdapterMismatch: see `Desk.adapter`.
+        InvalidOption, InvalidMemory: an option that the model cannot read with.
+    """
+    _reading(desk, collection, wanted).plan()
+    if sources:
+        found = [get_document(desk.engine, collection, source) for source in sources]
+    else:
+        found = _all_documents(desk, collection)
+    if not found:
+        raise InvalidUpload(f"collection {collection.name!r} is empty; take documents in first")
+    names = dict.fromkeys(document.source_id for document in found)
+    with transaction(desk.engine) as connection:
+        items = [JobItem(name, None, "queued", None) for name in names]
+        job_id = add_job(connection, KIND, collection.id, items, 0)
+        values = {"job_id": job_id, "settings": msgspec.to_builtins(wanted)}
+        connection.execute(insert(schema.memory_settings).values(**values))
+    return job_id
+
+
+@dataclass(frozen=True)
+class Remembering:
+    """The work of jobs that read documents into memories."""
+
+    desk: Desk
+
+    kind = KIND
+    told = (InvalidMemory, ReaderError, RetrieverError)
+
+    def heal(self) -> None:
+        """Drop memories of what is not searchable any more, and what was begun and is not gone on with."""
+        self.desk.memories.sweep()
+
+    def do(self, job: Job, progress: Progress) -> None:
+        """See Work. A document that fails stops no other; one that is gone by its turn is passed over, and one
+        that was replaced is read as it is then."""
+        if job.collection is None:
+            raise ValueError(f"memory job {job.id} without a collection")
+        progress("load", job.done)
+        collection = get_collection(self.desk.engine, job.collection)
+        reading = _reading(self.desk, collection, self._settings(job.id))
+        sizes = []
+        for item in job.items:
+            progress("count", job.done)
+            sizes.append(self._size(collection, item.source_id, reading.model))
+        set_total(self.desk.engine, job.id, sum(sizes))
+        done = 0
+        for item, size in zip(job.items, sizes, strict=True):
+            progress("read", done)
+            if item.state == "queued":
+
+                def of_document(read: int, before: int = done) -> None:
+                    progress("read", before + read)
+
+                self._item(job.id, collection, item.source_id, reading, of_document)
+            done += size
+
+    def _settings(self, job_id: str) -> MemorySettings:
+        row = schema.memory_settings.c
+        with self.desk.engine.connect() as connection:
+            found = connection.execute(select(row.settings).where(row.job_id == job_id)).scalar_one()
+        return msgspec.convert(found, MemorySettings)
+
+    def _size(self, collection: Collection, source_id: str, model: "ReaderModel") -> int:
+        try:
+            return len(self._encoded(get_document(self.desk.engine, collection, source_id), model).tokens)
+        except UnknownDocument:
+            return 0
+
+    def _encoded(self, document: Document, model: "ReaderModel") -> "EncodedDocument":
+        from refdesk.reader.whole_documents import encode_document
+
+        return encode_document(document.title, document_text(self.desk.engine, document.id), model)
+
+    def _item(
+        self,
+        job_id: str,
+        collection: Collection,
+        source_id: str,
+        reading: _Reading,
+        progress: Callable[[int], None],
+    ) -> None:
+        """One document, and what became of it; `progress` gets its tokens that are done."""
+        error: str | None = None
+        try:
+            document = get_document(self.desk.engine, collection, source_id)
+            state = self._remember(job_id, document, reading, progress)
+        except UnknownDocument:
+            state = "cancelled"  # deleted, or replaced while it was read
+        except (EngineClosed, Interrupted) as closed:
+            raise Stopping from closed
+        except self.told as failure:
+            state, error = "failed", str(failure)
+        except (LeaseLost, Cancelled, Stopping, SQLAlchemyError):
+            raise
+        except Exception as failure:
+            progress(0)  # whoever has lost the lease says nothing about what another has moved
+            log.exception("document_failed", job=job_id, document=source_id)
+            state, error = "failed", f"internal error: {type(failure).__name__}"
+        with transaction(self.desk.engine) as connection:
+            set_item(connection, job_id, source_id, state, error)
+
+    def _remember(
+        self, job_id: str, document: Document, reading: _Reading, progress: Callable[[int], None]
+    ) -> str:
+        """The state of its item. What was begun stays only for who goes on with it. Raises UnknownDocument."""
+        memories = self.desk.memories
+        encoded = self._encoded(document, reading.model)
+        reader, card = reading.plan(encoded.tokens).reader, reading.card(encoded.tokens)
+        made = memories.open(document, reader)
+        if made is not None and made.card == card:
+            return "unchanged"
+        part = memories.begin(document, reader, job_id, card, encoded.starts)
+        try:
+            reading.read(encoded.tokens, part, progress)
+            memories.place(part)
+        except (LeaseLost, Stopping, EngineClosed, Interrupted, SQLAlchemyError):
+            raise
+        except Exception:
+            memories.discard(part)
+            self._check_there(document)
+            raise
+        self._check_there(document)
+        return "done"
+
+    def _check_there(self, document: Document) -> None:
+        """Whoever removed a document may have swept before the last of its memory was written. Raises
+        UnknownDocument."""
+        with self.desk.engine.connect() as connection:
+            found = connection.execute(select(schema.document.c.id).where(schema.document.c.id == document.id))
+            if found.one_or_none() is not None:
+                return
+        self.desk.memories.sweep()
+        raise UnknownDocument(f"document {document.source_id!r} is gone")
+
+
+def _reading(desk: Desk, collection: Collection, wanted: MemorySettings) -> _Reading:
+    """Raises InvalidOption where there are no heads to thin with, and what `start_remembering` raises besides."""
+    options = wanted.remember_options()
+    adapter = desk.adapter(wanted.adapter, collection.name)
+    heads = desk.heads(adapter) if options.rate > 1 else None
+    if options.rate > 1 and heads is None:
+        name = "no adapter" if adapter is None else f"adapter {adapter.name!r}"
+        expected = f"1, for there are no retaining heads for this model with {name} that say what to keep"
+        raise InvalidOption("rate", options.rate, expected)
+    return _Reading(*desk.reader, adapter, heads, options)
+
+
+def _all_documents(desk: Desk, collection: Collection) -> list[Document]:
+    found: list[Document] = []
+    while page := list_documents(
+        desk.engine, collection, limit=_PAGE, after=found[-1].source_id if found else None
+    ):
+        found += page
+    return found

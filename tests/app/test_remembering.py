@@ -1,0 +1,416 @@
+"""Documents are read into memories by jobs, and answered over whole."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refdesk.app.context import AnswerContext
+from refdesk.app.intake import Upload
+from refdesk.app.jobs import Job, cancel_job, get_job
+from refdesk.app.memories import MemoryNotFound
+from refdesk.app.remembering import MemorySettings, Remembering
+from refdesk.app.settings import Settings
+from refdesk.app.worker import Cancelled
+from refdesk.compressor.options import CompressionOptions, compression_options
+from refdesk.memory.errors import InvalidMemory
+from refdesk.memory.options import memory_options
+from refdesk.reader.errors import InvalidOption
+from refdesk.reader.generation import GenerationRequest
+from refdesk.reader.model import ReaderModel
+from refdesk.reader.qa import AnswerOptions
+from refdesk.reader.stream import Stream
+from refdesk.retriever.collections import Collection, get_collection
+from refdesk.retriever.documents import document_text, get_document
+from refdesk.retriever.errors import InvalidUpload, UnknownDocument
+from tests.eval.conftest import SmallDesk
+from tests.reader.conftest import tiny, tokenizer
+
+__all__ = ["tiny", "tokenizer"]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TEXT = " ".join(f"The lighthouse number {n} was finished in the year {1800 + n}." for n in range(25))
+SMALL = {"window": 256, "overlap": 64, "near": 16}
+QUESTION = "In which year was the lighthouse number 7 finished?"
+NOTHING = CompressionOptions()
+
+
+class Killed(BaseException):
+    """What ends a process in these tests: nobody catches it."""
+
+
+Open = Callable[[], SmallDesk]
+
+
+@pytest.fixture
+def open_desk(database_url: str, tmp_path: Path, tiny: Callable[..., ReaderModel]) -> Iterator[Open]:
+    desks: list[SmallDesk] = []
+
+    def make() -> SmallDesk:
+        desks.append(SmallDesk(Settings(tmp_path / "desk", database_url), tiny("llama", 1024)))
+        return desks[-1]
+
+    yield make
+    for desk in desks:
+        desk.close()
+
+
+@pytest.fixture
+def desk(open_desk: Open) -> SmallDesk:
+    """With two documents in a collection."""
+    desk = open_desk()
+    desk.create_collection("papers", 20, 5)
+    ingest(desk, "a.txt", TEXT)
+    ingest(desk, "b/c.txt", TEXT.replace("lighthouse", "harbour"))
+    return desk
+
+
+def work(desk: SmallDesk, kind: str, job_id: str) -> Job:
+    desk.start(kind)
+    while not (job := get_job(desk.engine, job_id)).finished:
+        time.sleep(0.01)
+    desk._workers.pop(kind).close()
+    return job
+
+
+def ingest(desk: SmallDesk, name: str, text: str) -> None:
+    intake = desk.take_in(papers(desk), [Upload(name, text.encode())])
+    assert work(desk, "ingest", intake.job_id).state == "succeeded"
+
+
+def papers(desk: SmallDesk) -> Collection:
+    return get_collection(desk.engine, "papers")
+
+
+def remember(desk: SmallDesk, *sources: str, **options: Any) -> Job:
+    job_id = desk.remember(papers(desk), sources, MemorySettings("none", SMALL | options))
+    return work(desk, "memory", job_id)
+
+
+def folders(desk: SmallDesk) -> list[Path]:
+    """Of memories, whole or not."""
+    return sorted((desk.settings.data / "memories").glob("*/*/*"))
+
+
+def ask(desk: SmallDesk, context: AnswerContext, **options: Any) -> Any:
+    asked = AnswerOptions(max_new_tokens=24, stop=(), **options)
+    context.check(asked, NOTHING)
+    return desk.qa("papers").answer(QUESTION, context.chosen(desk, "papers", QUESTION, asked, NOTHING))
+
+
+def test_a_document_is_remembered_and_answered_over_with_exact_citations(desk: SmallDesk) -> None:
+    job = remember(desk, "a.txt")
+    assert (job.state, [item.state for item in job.items]) == ("succeeded", ["done"])
+    assert job.done == job.total > 800
+    answer = ask(desk, AnswerContext("document", entries=64), documents=("a.txt",))
+    assert (answer.usage.context, answer.usage.document_tokens) == ("document", job.total)
+    assert answer.usage.passages_retrieved == 0
+    assert len(answer.passages) == 5
+    for one in (*answer.passages, *answer.citations):
+        quote = one.text if hasattr(one, "text") else one.quote
+        assert one.document_id == "a.txt"
+        document = get_document(desk.engine, papers(desk), one.document_id)
+        assert document_text(desk.engine, document.id)[one.start : one.end] == quote
+    again = ask(desk, AnswerContext("document", entries=64), documents=("a.txt",))
+    assert again.text == answer.text != ask(desk, AnswerContext(), documents=("a.txt",)).text
+
+
+def test_all_of_a_collection_is_remembered_where_none_is_named_and_two_are_answered_over(desk: SmallDesk) -> None:
+    job = remember(desk)
+    assert [(item.source_id, item.state) for item in job.items] == [("a.txt", "done"), ("b/c.txt", "done")]
+    found = desk.memories.list(papers(desk))
+    assert [entry.source_id for entry in found] == ["a.txt", "b/c.txt"]
+    assert sum(entry.card.tokens for entry in found) == job.total
+    plan = desk.whole_documents(papers(desk), ["a.txt"], None).recall.memories[0].plan
+    assert plan.bytes < found[0].bytes < plan.bytes + 4 * plan.tokens + 1000
+    answer = ask(desk, AnswerContext("document"), k=40)  # those that hold the best passages
+    assert answer.usage.document_tokens == job.total
+    answer = ask(desk, AnswerContext("document"), documents=("a.txt", "b/c.txt", "a.txt"))
+    assert answer.usage.document_tokens == job.total
+
+
+def test_what_is_remembered_is_not_read_again_unless_it_is_to_be_otherwise(desk: SmallDesk) -> None:
+    remember(desk, "a.txt")
+    assert [item.state for item in remember(desk).items] == ["unchanged", "done"]
+    before = desk.whole_documents(papers(desk), ["a.txt"], None).recall.memories[0]
+    assert desk.whole_documents(papers(desk), ["a.txt"], None).recall.memories[0] is before  # mapped once
+    for options in ({"near": 17}, {"window": 200}, {"layers": [2]}):
+        assert [item.state for item in remember(desk, "a.txt", **options).items] == ["done"]
+        (entry,) = [one for one in desk.memories.list(papers(desk)) if one.source_id == "a.txt"]
+        assert options.items() <= entry.card.options.items()
+    after = desk.whole_documents(papers(desk), ["a.txt"], None).recall.memories[0]
+    assert (before.plan.retrieving, after.plan.retrieving) == ((1, 2), (2,))
+    with pytest.raises(InvalidMemory, match="differ in the layers"):
+        desk.whole_documents(papers(desk), ["a.txt", "b/c.txt"], None)
+    both = {"documents": ("a.txt", "b/c.txt"), "form": "long"}
+    assert ask(desk, AnswerContext("auto"), **both).usage.context == "passages"
+    alone = (entry.card.tokens for entry in desk.memories.list(papers(desk)))
+    assert ask(desk, AnswerContext("document"), k=40).usage.document_tokens in alone
+
+
+def reading(desk: SmallDesk, job_id: str, at: Callable[[int], None]) -> None:
+    """What its worker would do; `at` is called with the tokens read, and may end it."""
+    Remembering(desk).do(get_job(desk.engine, job_id), lambda stage, done: at(done) if stage == "read" else None)
+
+
+@pytest.mark.parametrize("moment", ["reading", "placing"])
+def test_a_job_that_was_killed_is_gone_on_with_where_it_was(
+    moment: str, desk: SmallDesk, open_desk: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise Killed
+
+    job_id = desk.remember(papers(desk), ["a.txt"], MemorySettings("none", SMALL))
+    if moment == "placing":
+        monkeypatch.setattr(desk.memories, "place", killed)
+    with pytest.raises(Killed):
+        reading(desk, job_id, lambda done: killed() if moment == "reading" and done > 500 else None)
+    (part,) = folders(desk)
+    assert part.suffix == ".part"
+    assert desk.memories.list(papers(desk)) == []
+    with pytest.raises(MemoryNotFound):
+        desk.whole_documents(papers(desk), ["a.txt"], None)
+    desk.close()
+    another = open_desk()
+    submitted: list[int] = []
+    submit = another.reader[1].submit
+
+    def counting(request: GenerationRequest) -> Stream:
+        submitted.append(len(request.token_ids))
+        return submit(request)
+
+    monkeypatch.setattr(another.reader[1], "submit", counting)
+    job = work(another, "memory", job_id)
+    assert job.state == "succeeded"
+    # Of each chunk of 256 tokens, 64 are read for the others.
+    assert sum(submitted) < job.total - 300 if moment == "reading" else submitted == []
+    (folder,) = folders(another)
+    assert folder.suffix == ""
+    assert another.whole_documents(papers(another), ["a.txt"], None).recall.tokens == job.total
+
+
+def test_a_job_that_is_cancelled_leaves_nothing_and_what_was_done_stays(desk: SmallDesk) -> None:
+    job_id = desk.remember(papers(desk), [], MemorySettings("none", SMALL))
+
+    def cancelling(done: int) -> None:
+        if any(folder.suffix == ".part" for folder in folders(desk)) and len(folders(desk)) == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        reading(desk, job_id, cancelling)
+    assert [folder.suffix for folder in folders(desk)] == [""]
+
+
+def test_what_nobody_goes_on_with_is_swept_away(desk: SmallDesk) -> None:
+    def killed(done: int) -> None:
+        if done:
+            raise Killed
+
+    job_id = desk.remember(papers(desk), ["a.txt"], MemorySettings("none", SMALL))
+    with pytest.raises(Killed):
+        reading(desk, job_id, killed)
+    strange = desk.settings.data / "memories" / "strange.txt"
+    strange.write_text("Nobody knows who wrote this.")
+    desk.memories.sweep()
+    assert strange.exists()
+    assert len(folders(desk)) == 1  # its job is not over
+    cancel_job(desk.engine, job_id)
+    Remembering(desk).heal()
+    assert folders(desk) == []
+
+
+def test_a_new_version_drops_the_memory_of_the_old_one(desk: SmallDesk) -> None:
+    remember(desk)
+    ingest(desk, "a.txt", TEXT + " And one more.")
+    assert [entry.source_id for entry in desk.memories.list(papers(desk))] == ["b/c.txt"]
+    assert len(folders(desk)) == 1
+    with pytest.raises(
+        MemoryNotFound, match=r"with no adapter of 'a\.txt'; make one by POST /v1/collections/papers"
+    ):
+        ask(desk, AnswerContext("document"), documents=("a.txt", "b/c.txt"))
+    assert [item.state for item in remember(desk).items] == ["done", "unchanged"]
+
+
+@pytest.mark.parametrize("what", ["document", "collection"])
+def test_deleting_drops_memories_even_if_a_kill_comes_between(
+    what: str, desk: SmallDesk, open_desk: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remember(desk)
+
+    def delete(name: str) -> None:
+        if what == "document":
+            desk.delete_document(papers(desk), name)
+        else:
+            desk.delete_collection("papers")
+
+    def killed() -> None:
+        raise Killed
+
+    if what == "document":
+        delete("a.txt")
+        assert len(folders(desk)) == 1
+    monkeypatch.setattr(desk.memories, "sweep", killed)
+    with pytest.raises(Killed):
+        delete("b/c.txt")
+    assert folders(desk)
+    desk.close()
+    another = open_desk()
+    another.start("memory")
+    assert folders(another) == []
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_document_that_goes_while_it_is_read_leaves_nothing_behind(replaced: bool, desk: SmallDesk) -> None:
+    job_id = desk.remember(papers(desk), ["a.txt"], MemorySettings("none", SMALL))
+    gone = False
+
+    def going(done: int) -> None:
+        nonlocal gone
+        if done and not gone:
+            gone = True
+            ingest(desk, "a.txt", "New.") if replaced else desk.delete_document(papers(desk), "a.txt")
+
+    reading(desk, job_id, going)
+    assert gone and folders(desk) == []
+    assert [(item.state, item.error) for item in get_job(desk.engine, job_id).items] == (
+        [("cancelled", None)] if replaced else []
+    )
+
+
+def test_a_document_that_goes_at_the_last_moment_leaves_nothing_behind(
+    desk: SmallDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = desk.memories.place
+
+    def placing(part: Path) -> None:
+        kept = part.rename(desk.settings.data / "kept")
+        desk.delete_document(papers(desk), "a.txt")
+        part.parent.mkdir(parents=True)
+        place(kept.rename(part))
+
+    monkeypatch.setattr(desk.memories, "place", placing)
+    assert remember(desk, "a.txt").state == "succeeded"
+    assert folders(desk) == []
+
+
+def test_memories_are_deleted_by_name_and_the_document_stays(desk: SmallDesk) -> None:
+    remember(desk, "b/c.txt")
+    document = get_document(desk.engine, papers(desk), "b/c.txt")
+    desk.memories.drop(document)
+    assert folders(desk) == []
+    with pytest.raises(MemoryNotFound, match=r"'b/c\.txt' has no memory"):
+        desk.memories.drop(document)
+    assert get_document(desk.engine, papers(desk), "b/c.txt") == document
+
+
+def test_a_kill_while_a_memory_is_deleted_leaves_nothing(desk: SmallDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    remember(desk, "a.txt")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shutil, "rmtree", killed)
+        desk.memories.drop(get_document(desk.engine, papers(desk), "a.txt"))
+    assert desk.memories.list(papers(desk)) == []
+    assert len(folders(desk)) == 1
+    Remembering(desk).heal()
+    assert folders(desk) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"no such thing"])
+@pytest.mark.parametrize("file", ["card.json", "starts.npy", "far.bin"])
+def test_a_damaged_memory_is_none_and_is_made_again(file: str, content: bytes, desk: SmallDesk) -> None:
+    remember(desk, "a.txt")
+    (folder,) = folders(desk)
+    (folder / file).write_bytes(content)
+    with pytest.raises(MemoryNotFound):
+        desk.whole_documents(papers(desk), ["a.txt"], None)
+    assert [item.state for item in remember(desk, "a.txt").items] == ["done"]
+    desk.whole_documents(papers(desk), ["a.txt"], None)
+
+
+def test_what_cannot_be_remembered_is_refused_by_name(desk: SmallDesk) -> None:
+    for wanted, error, told in (
+        (
+            {"rate": 4.0},
+            InvalidOption,
+            r"rate is 4\.0; expected 1, for there are no retaining heads",
+        ),
+        ({"near": 0}, InvalidOption, "near is 0"),
+        ({"layers": [1, 7]}, InvalidMemory, r"layers are \[1, 7\]; expected some of 0 to 2"),
+    ):
+        with pytest.raises(error, match=told):
+            remember(desk, **wanted)
+    with pytest.raises(UnknownDocument, match="nope"):
+        remember(desk, "a.txt", "nope")
+    failed = remember(desk, "a.txt", window=2000)
+    assert (failed.state, folders(desk)) == ("failed", [])
+    assert "the model's window of 1024" in str(failed.items[0].error)
+    desk.delete_collection("papers")
+    desk.create_collection("papers")
+    with pytest.raises(InvalidUpload, match="'papers' is empty"):
+        remember(desk)
+
+
+def test_a_memory_that_the_disk_has_no_room_for_is_refused(
+    desk: SmallDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(desk.settings.data)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**10))
+    failed = remember(desk, "a.txt")
+    assert (failed.state, folders(desk)) == ("failed", [])
+    assert "the disk has 0 MiB left" in str(failed.items[0].error)
+
+
+def test_what_has_no_effect_on_whole_documents_is_refused_by_name(desk: SmallDesk) -> None:
+    context = AnswerContext("document")
+    for options, compression, told in (
+        ({"memory": memory_options({"rate": 8})}, {}, "memory policy is 'kv_compress'; expected nothing"),
+        ({"memory": memory_options({"policy": "auto", "budget": 99})}, {}, "memory policy is 'auto'"),
+        ({"reading": "apart"}, {}, "reading is 'apart'; expected nothing, for context is 'document'"),
+        ({}, {"strategy": "best", "budget": 9}, "compression strategy is 'best'"),
+        ({"documents": tuple("abcdefghi")}, {}, "documents is 9; expected 1 to 8"),
+    ):
+        with pytest.raises(InvalidOption, match=told):
+            context.check(AnswerOptions(**options), compression_options(compression))
+    context.check(AnswerOptions(memory=memory_options({"policy": "none"})), NOTHING)
+    for wrong, told in (
+        ({"asked": "pages"}, "context is 'pages'; expected one of passages, document, auto"),
+        ({"entries": 9}, "entries is 9; expected nothing, for context is 'passages'"),
+        ({"asked": "auto", "entries": 0}, "entries is 0; expected at least 1"),
+    ):
+        with pytest.raises(InvalidOption, match=told):
+            AnswerContext(**wrong)
+
+
+def test_whole_documents_need_a_memory_where_they_are_asked_for_and_auto_takes_them_where_it_pays(
+    desk: SmallDesk,
+) -> None:
+    def context_of(asked: str, **options: Any) -> str:
+        return str(ask(desk, AnswerContext(asked), **options).usage.context)  # type: ignore[arg-type]
+
+    long = {"form": "long", "documents": ("a.txt",)}
+    with pytest.raises(MemoryNotFound, match=r"of 'a\.txt'"):
+        context_of("document", documents=("a.txt",))
+    with pytest.raises(MemoryNotFound, match=r"b/c\.txt"):
+        context_of("document", k=40)
+    assert context_of("auto", **long) == "passages"
+    remember(desk, "a.txt")
+    assert context_of("document", k=40) == "document"
+    assert context_of("auto", **long) == "document"
+    assert context_of("auto", documents=("a.txt",)) == "passages"
+    assert context_of("auto", form="long") == "passages"
+    assert context_of("auto", **long, k=40) == "passages"
+    assert context_of("auto", **long | {"documents": ("a.txt", "b/c.txt")}) == "passages"
+    assert context_of("auto", **long, reading="apart") == "passages"
+    assert context_of("passages", **long) == "passages"
+
+
+def test_an_empty_collection_has_nothing_to_attend_to(desk: SmallDesk) -> None:
+    for name in ("a.txt", "b/c.txt"):
+        desk.delete_document(papers(desk), name)
+    assert ask(desk, AnswerContext("document")).finish_reason == "no_passages"
