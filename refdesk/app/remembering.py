@@ -90,7 +90,8 @@ class _Reading:
         with suppress(InvalidMemory):
             DocumentMemory.load(folder)
             return  # stopped between the last two steps
-        needed = self.plan(tokens).bytes - sum(file.stat().st_blocks * 512 for file in folder.iterdir())
+        plan = self.plan(tokens)
+        needed = plan.bytes + plan.index_bytes - sum(file.stat().st_blocks * 512 for file in folder.iterdir())
         free = shutil.disk_usage(folder).free
         if needed > free:  # files are mapped, and a page that cannot be written ends the process
             raise InvalidMemory(

@@ -39,7 +39,7 @@ def whole_documents(
         InvalidMemory: `entries` out of range, or memories that cannot be attended to together.
     """
     from refdesk.memory.unlimiformer import RecallRequest
-    from refdesk.reader.whole_documents import WholeDocuments, most_attended_of_all
+    from refdesk.reader.whole_documents import WholeDocuments, most_attended
 
     reader = reader_fingerprint(desk.reader[0], adapter)
     opened = [desk.memories.open(document, reader) for document in documents]
@@ -52,7 +52,7 @@ def whole_documents(
     def passages(attended: "Attended") -> list[Passage]:
         chunks = [store.spans(document.id) for document in documents]
         spans = [[(start, end) for _, start, end in some] for some in chunks]
-        best = most_attended_of_all(attended, [one.starts for one in found], spans, _CITED)
+        best = most_attended(attended, [one.starts for one in found], spans, _CITED)
         scores = {chunks[number][index][0]: 1 / rank for rank, (number, index) in enumerate(best, start=1)}
         return passages_of(desk.engine, store.hits(scores, _CITED))
 

@@ -64,11 +64,10 @@ class Memories:
         near = sum(one.memory.plan.held_near for one in found)
 
         def passages(mass: "Attended") -> list[Passage]:
-            each = -(-_CITED // len(found))
+            starts, spans = [one.encoded.starts for one in found], [one.spans for one in found]
             return [
-                _passage(one.document, one.spans[index])
-                for one, of_one in zip(found, mass, strict=True)
-                for index in most_attended(of_one, one.encoded.starts, one.spans, each)
+                _passage(found[number].document, spans[number][index])
+                for number, index in most_attended(mass, starts, spans, _CITED)
             ]
 
         recall = RecallRequest(tuple(one.memory for one in found), max(attended - near, 1))

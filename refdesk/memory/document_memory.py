@@ -82,11 +82,17 @@ class MemoryPlan:
 
     @property
     def bytes(self) -> int:
-        """What it takes without indexes, on disk and in memory as it is looked at."""
+        """What its entries take, on disk and in memory as they are looked at."""
         width = self.kv_heads * self.head_dim * _DTYPES[self.dtype].itemsize * 2
         entries = len(self.retrieving) * self.held_far() + self.layers * self.held_near
         places = 4 * len(self.retrieving) * self.kv_heads * self.held_far() if self.rate > 1 else 0
         return entries * width + places
+
+    @property
+    def index_bytes(self) -> int:
+        """What the indexes take besides, about: a byte for each number of a key, its id, and the lists."""
+        keys = len(self.retrieving) * self.kv_heads * self.held_far()
+        return keys * (self.head_dim + 12) if self.indexed else 0
 
 
 class DocumentMemory:

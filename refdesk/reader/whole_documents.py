@@ -50,31 +50,19 @@ def document_front(model: "ReaderModel") -> tuple[tuple[int, ...], ...]:
 
 
 def most_attended(
-    attended: torch.Tensor, starts: NDArray[np.integer[Any]], spans: Sequence[tuple[int, int]], count: int
-) -> list[int]:
-    """Which `count` of the stretches `spans` `[start, end)` of a text were attended to most, best first: by the
-    mean over their tokens, which begin at `starts`. Stretches without a token are none."""
-    mass = attended.double().cpu().numpy()
-    means = []
-    for index, (start, end) in enumerate(spans):
-        first, last = np.searchsorted(starts, (start, end))
-        if first < last:
-            means.append((float(mass[first:last].mean()), index))
-    return [index for _, index in sorted(means, key=lambda one: (-one[0], one[1]))[:count]]
-
-
-def most_attended_of_all(
     attended: Attended,
     starts: Sequence[NDArray[np.integer[Any]]],
     spans: Sequence[Sequence[tuple[int, int]]],
     count: int,
 ) -> list[tuple[int, int]]:
-    """The same over several documents, each with its own: the numbers of a document and of a stretch of it."""
-    ends = [max((int(of[-1]), *(end for _, end in some))) + 1 for of, some in zip(starts, spans, strict=True)]
-    firsts = [sum(ends[:number]) for number in range(len(ends))]  # the texts stand one behind the other
-    places = [(number, index) for number, some in enumerate(spans) for index in range(len(some))]
-    shifted = [
-        (first + start, first + end) for first, some in zip(firsts, spans, strict=True) for start, end in some
-    ]
-    joined = np.concatenate([of.astype(np.int64) + first for of, first in zip(starts, firsts, strict=True)])
-    return [places[index] for index in most_attended(torch.cat(list(attended)), joined, shifted, count)]
+    """Which `count` stretches of documents were attended to most, best first: the numbers of a document and of one
+    of its `spans` `[start, end)`, by the mean over the tokens in it. `starts`: where the tokens of each document
+    begin. Stretches without a token are none."""
+    means = []
+    for number, (of_one, begins, some) in enumerate(zip(attended, starts, spans, strict=True)):
+        mass = of_one.double().cpu().numpy()
+        for index, (start, end) in enumerate(some):
+            first, last = np.searchsorted(begins, (start, end))
+            if first < last:
+                means.append((-float(mass[first:last].mean()), number, index))
+    return [(number, index) for _, number, index in sorted(means)[:count]]

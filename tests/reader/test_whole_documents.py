@@ -1,17 +1,40 @@
-"""What of several documents an answer has attended to most."""
+"""Whole documents as they are read, and what of them an answer has attended to most."""
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from refdesk.reader.whole_documents import most_attended, most_attended_of_all
+from refdesk.reader.model import ReaderModel
+from refdesk.reader.passage import Passage
+from refdesk.reader.prompt import encode_segments
+from refdesk.reader.whole_documents import document_front, encode_document, most_attended
 
 
 def test_stretches_of_several_documents_are_ranked_together() -> None:
     starts = [np.asarray([0, 4, 8], dtype=np.int32), np.asarray([0, 5], dtype=np.int32)]
     spans = [[(0, 8), (8, 20)], [(0, 5), (5, 7)]]
     attended = [torch.tensor([0.1, 0.3, 0.9]), torch.tensor([1.0, 0.5])]
-    assert most_attended_of_all(attended, starts, spans, 3) == [(1, 0), (0, 1), (1, 1)]
-    assert most_attended_of_all(attended[:1], starts[:1], spans[:1], 9) == [(0, 1), (0, 0)]
-    assert most_attended(attended[0], starts[0], spans[0], 9) == [1, 0]
-    # One of which nothing is there any more.
-    assert most_attended_of_all(attended, starts, [[], spans[1]], 3) == [(1, 0), (1, 1)]
+    assert most_attended(attended, starts, spans, 3) == [(1, 0), (0, 1), (1, 1)]
+    assert most_attended(attended[:1], starts[:1], spans[:1], 9) == [(0, 1), (0, 0)]
+    # One of which nothing is there any more, and a stretch without a token.
+    assert most_attended(attended, starts, [[], [*spans[1], (6, 7)]], 9) == [(1, 0), (1, 1)]
+
+
+def test_a_document_is_read_as_a_passage_of_all_of_it_would_be(tiny: Callable[..., ReaderModel]) -> None:
+    text = "\n\n The tower of café 東京 🎉 is high.\nIt has stairs. \n"
+    model = tiny()
+    encoded = encode_document("The tower", text, model)
+    segments = encode_segments("Why?", [Passage("tower", "The tower", text, 0, len(text), 1.0)], model)
+    assert encoded.tokens == segments.passages[0]
+    assert document_front(model) == (segments.before,)
+    assert list(encoded.starts) == sorted(encoded.starts)
+    assert model.literal_tokenizer.decode(list(encoded.tokens[-3:])).strip() in text[encoded.starts[-3] :]
+    first = text.index("The tower")
+    inside = encoded.starts >= first
+    assert inside.any()
+    rebuilt = [
+        text[start:end]
+        for start, end in zip(encoded.starts[inside], [*encoded.starts[inside][1:], None], strict=True)
+    ]
+    assert "".join(rebuilt) == text[int(encoded.starts[inside][0]) :]
