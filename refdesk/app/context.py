@@ -25,7 +25,7 @@ _MOST_FOUND = 2  # of them, where none are named
 @dataclass(frozen=True)
 class AnswerContext:
     """`asked`: `passages`, whole documents (`document`), or `auto`. `entries`: how many far entries of documents a
-    row attends to in each layer and KV head; None for 512.
+    row attends to in each layer and KV head; None for 64.
 
     `auto` takes whole documents for a long answer over named ones whose chunks are more than `k`, if each has a
     memory, and nothing is asked for that is of passages alone.

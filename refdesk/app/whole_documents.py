@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs 
     from refdesk.reader.model import ReaderModel
     from refdesk.reader.whole_documents import Attended, WholeDocuments
 
-ENTRIES = 512
+ENTRIES = 64
 """Far entries that a row attends to in each layer and KV head, where nothing else is asked."""
 
 _CITED = 5  # passages that citations are looked for in

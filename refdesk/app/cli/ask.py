@@ -32,7 +32,7 @@ _DEFAULT = AnswerOptions()
     show_default=True,
     help="Answer over passages, or over whole documents that are remembered.",
 )
-@click.option("--entries", type=int, help="How much of whole documents is attended to at a time.  [default: 512]")
+@click.option("--entries", type=int, help="How much of whole documents is attended to at a time.  [default: 64]")
 @click.option("--max-new-tokens", type=int, help="64 for a short answer, 256 for a long one, 160 with a quote.")
 @click.option("--temperature", type=float, default=_DEFAULT.temperature, show_default=True)
 @click.option("--seed", type=int, help="Makes sampling repeatable.")
