@@ -7,7 +7,10 @@ values are held, and turned when they are attended to (methods 4.7).
 """
 
 import json
-from collections.abc import Mapping
+import mmap
+import os
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -20,6 +23,7 @@ from refdesk.memory.key_index import INDEXED_FROM, KeyIndex
 
 _CARD = "memory.json"
 _FORMAT = 1
+_NO_RESERVE = 0x4000 if sys.platform == "linux" else 0  # mmap has no name for it before Python 3.13
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -114,14 +118,21 @@ class DocumentMemory:
         self.places = places
         self._index = {layer: index for index, layer in enumerate(plan.retrieving)}
         self._folder = folder
-        self._key_indexes: dict[tuple[int, int], KeyIndex] = {}
+        self._key_indexes: dict[tuple[int, int], KeyIndex] = {}  # by layer and KV head
 
     @classmethod
-    def create(cls, plan: MemoryPlan, folder: Path | None = None) -> "DocumentMemory":
-        """Nothing written yet; in `folder`, where one is given, which is made and may hold what an earlier
-        `create` of the same plan left."""
+    def create(cls, plan: MemoryPlan, folder: Path | None = None, *, anew: bool = False) -> "DocumentMemory":
+        """Nothing written yet; in `folder`, where one is given, which is made. What an earlier `create` of the
+        same plan left there stays, unless it is to be made `anew`.
+
+        Raises:
+            InvalidMemory: the disk has no room for it.
+        """
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
+            if anew:  # the card first: without it the rest is nothing
+                for old in (folder / _CARD, *folder.glob("*.bin"), *folder.glob("*.faiss")):
+                    old.unlink(missing_ok=True)
         return cls(plan, *_tensors(plan, folder, write=True), folder=folder)
 
     @classmethod
@@ -137,24 +148,25 @@ class DocumentMemory:
             path = folder / name
             if not path.is_file() or path.stat().st_size != size:
                 raise InvalidMemory(f"the memory in {folder} is damaged: {name} is not of {size} bytes")
-        return cls(plan, *_tensors(plan, folder, write=False), folder=folder)
+        try:
+            memory = cls(plan, *_tensors(plan, folder, write=False), folder=folder)
+            for row in memory._rows():
+                memory._key_indexes[row] = KeyIndex.read(_index_file(folder, *row))
+        except (OSError, RuntimeError) as error:
+            raise InvalidMemory(f"the memory in {folder} is damaged: {error}") from error
+        return memory
 
     def index(self, layer: int) -> int | None:
         """Where a layer's far entries are; None for one that does not retrieve."""
         return self._index.get(layer)
 
     def key_index(self, index: int, head: int) -> KeyIndex:
-        """What proposes far entries of a layer and KV head; made, or opened, when it is first asked for."""
-        if (index, head) not in self._key_indexes:
-            self._key_indexes[index, head] = (
-                self._built(index, head)
-                if self._folder is None
-                else KeyIndex.read(_index_file(self._folder, index, head))
-            )
+        """What proposes far entries of a layer and KV head, once it is closed."""
         return self._key_indexes[index, head]
 
-    def _built(self, index: int, head: int) -> KeyIndex:
-        return KeyIndex.build(self.far[0, index, head].float().numpy())
+    def _rows(self) -> Iterable[tuple[int, int]]:
+        """Those that have an index."""
+        return product(range(len(self.plan.retrieving)), range(self.plan.kv_heads)) if self.plan.indexed else ()
 
     def write(
         self, start: int, keys: torch.Tensor, values: torch.Tensor, scores: torch.Tensor | None = None
@@ -182,16 +194,39 @@ class DocumentMemory:
         self.far[:, :, :, first:last] = chosen
 
     def close(self) -> None:
-        """All is written: from now on it can be loaded from its folder, if it has one."""
+        """All is written: indexes are made, and from now on it can be loaded from its folder, if it has one."""
+        for index, head in self._rows():
+            made = KeyIndex.build(self.far[0, index, head].float().numpy())
+            if self._folder is None:
+                self._key_indexes[index, head] = made
+            else:
+                made.write(_index_file(self._folder, index, head))
+                self._key_indexes[index, head] = KeyIndex.read(_index_file(self._folder, index, head))
         if self._folder is None:
             return
-        if self.plan.indexed:
-            for index, head in product(range(len(self.plan.retrieving)), range(self.plan.kv_heads)):
-                self._built(index, head).write(_index_file(self._folder, index, head))
         card = asdict(self.plan) | {"format": _FORMAT}
         part = self._folder / f"{_CARD}.part"
         part.write_text(json.dumps(card) + "\n", encoding="utf-8")
         part.replace(self._folder / _CARD)
+
+
+def _allocate(file: Path, size: int) -> None:
+    """A file of so many bytes that the disk has room for: a mapped page that cannot be written ends a process."""
+    try:
+        with file.open("ab") as opened:
+            opened.truncate(size)
+            if size and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(opened.fileno(), 0, size)
+    except OSError as error:
+        raise InvalidMemory(f"{file.name} of a memory takes {size / 2**20:.0f} MiB: {error.strerror}") from error
+
+
+def _mapped(file: Path, write: bool) -> mmap.mmap:
+    """A file's bytes. Who only reads may write into the pages, as torch wants it, but nothing is set aside for
+    that: a memory may be larger than the machine's."""
+    flags = mmap.MAP_SHARED if write else mmap.MAP_PRIVATE | _NO_RESERVE
+    with file.open("r+b" if write else "rb") as opened:
+        return mmap.mmap(opened.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 def _index_file(folder: Path, index: int, head: int) -> Path:
@@ -230,12 +265,11 @@ def _tensors(
 
     def tensor(name: str, *shape: int) -> torch.Tensor:
         count, dtype = files[name]
-        if folder is None:
+        if folder is not None and write:
+            _allocate(folder / name, count * dtype.itemsize)
+        if folder is None or not count:  # what is empty cannot be mapped
             return torch.zeros(shape, dtype=dtype)
-        if not count:  # what is empty cannot be mapped
-            (folder / name).touch()
-            return torch.zeros(shape, dtype=dtype)
-        return torch.from_file(str(folder / name), shared=write, size=count, dtype=dtype).view(shape)
+        return torch.frombuffer(_mapped(folder / name, write), dtype=dtype).view(shape)
 
     rows = len(plan.retrieving), plan.kv_heads, plan.held_far()
     return (

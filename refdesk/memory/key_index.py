@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-INDEXED_FROM = 2**17
+INDEXED_FROM = 2**16
 """Entries of a head, from which on it has an index."""
 
 _TRAINED_ON = 2**16  # keys, drawn evenly

@@ -2,7 +2,7 @@
 
 Unlimiformer (arXiv 2305.01625) for a decoder: nothing is trained, no index is asked which passage might matter;
 attention chooses, in each layer, for each row and KV head. What public code gets wrong (methods 4.6) is exact
-here: scores are those of attention itself with the positions it is then done with, entries are held once a KV
+here: scores are those of attention itself, with the positions it is then done with, entries are held once a KV
 head and chosen for its whole group, the question is read so and not only the answer, and what is near is never
 given up.
 """
@@ -20,8 +20,13 @@ from refdesk.memory.rotation import Rotation
 
 Places = Literal["clipped", "scaled", "true"]
 
+MOST_ENTRIES = 2**16
+
 _AT_ONCE = 2**24
-"""Scores that are held at once, at most: a row of a layer has one for each query head and entry."""
+"""Numbers that are held at once, at most: a row has its scores in a layer, and the keys and values gathered."""
+
+_SPARSE = 8
+"""An index is asked where no more than one far entry in so many is attended to; else it would look at all."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,8 @@ class RecallRequest:
     def __post_init__(self) -> None:
         if not self.memories:
             raise InvalidMemory("no memory is named; expected at least one")
-        if self.entries < 1:
-            raise InvalidMemory(f"entries of a document is {self.entries}; expected at least 1")
+        if not 1 <= self.entries <= MOST_ENTRIES:
+            raise InvalidMemory(f"entries of a document is {self.entries}; expected 1 to {MOST_ENTRIES}")
         if self.places not in get_args(Places):
             raise InvalidMemory(f"places is {self.places!r}; expected one of {', '.join(get_args(Places))}")
         if len({memory.plan.reader for memory in self.memories}) > 1:
@@ -87,18 +92,21 @@ class Recall:
     summed over rows, heads and layers; `count` how many far entries were. Neither grows in a `silent` one.
     """
 
-    def __init__(self, request: RecallRequest, rotation: Rotation, end: int, *, silent: bool = False) -> None:
+    def __init__(
+        self, request: RecallRequest, rotation: Rotation, end: int, device: torch.device | None = None
+    ) -> None:
         self.request = request
-        self.silent = silent
+        self.silent = False
         self.count = 0
         self.attended = [torch.zeros(memory.plan.tokens) for memory in request.memories]
         self._rotation = rotation
         self._end = end
-        # Where they stand, `[layers, kv_heads, near, head_dim]`: that is the same for all who read.
+        # Keys where they stand, `[layers, kv_heads, near, head_dim]`, and values: the same for all who read.
         self._near = [
-            rotation.turn(memory.near[0], torch.arange(end - memory.plan.held_near, end))
+            rotation.turn(memory.near[0], torch.arange(end - memory.plan.held_near, end)).to(device)
             for memory in request.memories
         ]
+        self._near_values = [memory.near[1].to(device) for memory in request.memories]
 
     def silenced(self) -> "Recall":
         """The same, for who reads what is no part of the answer."""
@@ -117,7 +125,7 @@ class Recall:
         """What rows `query` `[kv_heads, group, rows, head_dim]`, turned for their positions, get of the memories
         and of what else they attend to: of each KV head its `logits` `[group, rows, n]` and `values` `[n,
         head_dim]`, both float32. The result is `[kv_heads, group, rows, head_dim]`, float32."""
-        at_once = max(1, _AT_ONCE // (query.shape[0] * query.shape[1] * max(self._far(layer), 1)))
+        at_once = max(1, _AT_ONCE // self._numbers(layer, query.shape[0], query.shape[1], query.shape[3]))
         pieces = [
             self._attend(
                 layer,
@@ -130,14 +138,19 @@ class Recall:
         ]
         return torch.cat(pieces, dim=2)
 
-    def _far(self, layer: int) -> int:
-        """How many far entries are looked at for a query of a layer."""
-        plans = (memory.plan for memory in self.request.memories if memory.index(layer) is not None)
-        return sum(self.request.entries if self._indexed(plan) else plan.held_far() for plan in plans)
+    def _numbers(self, layer: int, kv_heads: int, group: int, dim: int) -> int:
+        """How many a row of a layer takes: its scores, and what is gathered for them of keys and values."""
+        plans = [memory.plan for memory in self.request.memories if memory.index(layer) is not None]
+        indexed = [plan for plan in plans if self._indexed(plan)]
+        scored = sum(plan.held_far() for plan in plans if plan not in indexed)
+        gathered = group * len(indexed) + 1
+        return max(kv_heads * group * scored + gathered * self.request.entries * dim, 1)
 
     def _indexed(self, plan: MemoryPlan) -> bool:
         """Whether far entries are proposed by an index: it knows no positions, so all must stand at one place."""
-        return plan.indexed and self.request.places == "clipped" and not self.request.exact
+        asked = self.request
+        sparse = _SPARSE * asked.entries <= plan.held_far()
+        return plan.indexed and sparse and asked.places == "clipped" and not asked.exact
 
     def _attend(
         self,
@@ -156,7 +169,13 @@ class Recall:
             if (index := memory.index(layer)) is not None and memory.plan.held_far()
         ]
         far = torch.cat([query.new_empty(kv_heads, group, rows, 0), *(one.logits for one in looked)], dim=-1)
-        chosen = self._chosen(far)
+        rest = torch.stack(
+            [
+                torch.cat([others[head], *(some[head] for some in near)], -1).logsumexp(-1)
+                for head in range(kv_heads)
+            ]
+        )
+        chosen = self._chosen(far, rest)
         if chosen is not None:
             far = far.gather(-1, chosen[:, None].expand(-1, group, -1, -1))
         out = torch.empty_like(query)
@@ -165,13 +184,13 @@ class Recall:
             weights = torch.cat(logits, dim=-1).softmax(-1)
             parts = torch.split(weights, [one.shape[-1] for one in logits], dim=-1)
             out[head] = parts[0] @ values[head]
-            for memory, part in zip(memories, parts[1:-1], strict=True):
-                out[head] += part @ memory.near[1, layer, head].float()
+            for held, part in zip(self._near_values, parts[1:-1], strict=True):
+                out[head] += part @ held[layer, head].float()
             shares = list(_shares(looked, head, parts[-1], None if chosen is None else chosen[head]))
             for one, ids, part in shares:
                 out[head] += _weighted(part, memories[one.number].far[1, one.index, head], ids)
-            if looked and not self.silent:
-                self._count(head, parts[1:-1], shares)
+            if not self.silent:
+                self._count(layer, head, parts[1:-1], shares)
         return out
 
     def _look(
@@ -191,7 +210,8 @@ class Recall:
         pieces = []
         for first in range(0, memory.plan.held_far(), tile):
             stretch = slice(first, first + tile)
-            pieces.append(self._logits(query, self._rotation.turn(keys[:, stretch], places[:, stretch]), scaling))
+            turned = self._rotation.turn(keys[:, stretch].to(query.device), places[:, stretch])
+            pieces.append(self._logits(query, turned, scaling))
         return torch.cat(pieces, dim=-1), None
 
     def _proposed(
@@ -228,25 +248,28 @@ class Recall:
         rows, n]` in float32; computed as the keys are held."""
         kv_heads, group, rows, dim = query.shape
         flat = query.reshape(kv_heads, group * rows, dim).to(keys.dtype)
-        return torch.bmm(flat, keys.mT).float().view(kv_heads, group, rows, -1) * scaling
+        return torch.bmm(flat, keys.to(query.device).mT).float().view(kv_heads, group, rows, -1) * scaling
 
-    def _chosen(self, logits: torch.Tensor) -> torch.Tensor | None:
+    def _chosen(self, logits: torch.Tensor, rest: torch.Tensor) -> torch.Tensor | None:
         """Which far entries each row of a KV head attends to, `[kv_heads, rows, entries]`: those that some query
-        of its group gives the largest share of its attention. None for all of them."""
+        of its group gives the largest share of its attention. `rest` `[kv_heads, group, rows]`: the logarithm of
+        the sum over what it attends to besides. None for all of them."""
         if logits.shape[-1] <= self.request.entries:
             return None
-        shares = (logits - logits.logsumexp(-1, keepdim=True)).amax(1)
+        shares = (logits - torch.logaddexp(logits.logsumexp(-1), rest)[..., None]).amax(1)
         return shares.topk(self.request.entries, dim=-1, sorted=False).indices
 
     def _count(
         self,
+        layer: int,
         head: int,
         near: Sequence[torch.Tensor],
         shares: "Sequence[tuple[_Looked, torch.Tensor | None, torch.Tensor]]",
     ) -> None:
-        """Add what a head's rows attended to."""
+        """Add what a head's rows attended to, in a layer that retrieves."""
         for attended, memory, part in zip(self.attended, self.request.memories, near, strict=True):
-            attended[memory.plan.far :] += part.sum((0, 1)).cpu()
+            if memory.index(layer) is not None:
+                attended[memory.plan.far :] += part.sum((0, 1)).cpu()
         for one, ids, part in shares:
             memory, attended = self.request.memories[one.number], self.attended[one.number]
             self.count += int((part > 0).any(0).sum())
@@ -290,5 +313,5 @@ def _weighted(weights: torch.Tensor, values: torch.Tensor, ids: torch.Tensor | N
     """The sum of `values` `[n, head_dim]`, or those with these `ids` `[rows, m]`, by `weights` `[group, rows, n or
     m]`: `[group, rows, head_dim]`."""
     if ids is None:
-        return weights @ values.float()
-    return torch.einsum("grm,rmd->grd", weights, values[ids].float())
+        return weights @ values.to(weights.device).float()
+    return torch.einsum("grm,rmd->grd", weights, values[ids.to(values.device)].to(weights.device).float())

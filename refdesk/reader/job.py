@@ -67,7 +67,8 @@ class Job:
             rotation = sequence.pool.rotation
             assert rotation is not None, "the engine refuses memories where it cannot turn"
             sequence.position += self.request.recall.width
-            self._recall = Recall(self.request.recall, rotation, sequence.position)
+            device = sequence.pool.keys.device
+            self._recall = Recall(self.request.recall, rotation, sequence.position, device)
         self.readings = [
             Reading(
                 sequence,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,9 +99,10 @@ def remember(
     rotation = model.rotation
     if rotation is None:
         raise InvalidOption("model", model.name, "one whose way to turn keys is known, as memories need")
-    memory = DocumentMemory.create(plan, folder)
-    noted = _Progress(folder, plan, tokens, options)
+    thinning = heads if plan.rate > 1 else None
+    noted = _Progress(folder, f"{plan} {options} {thinning.fingerprint if thinning else ''} {tokens}")
     done = noted.done()
+    memory = DocumentMemory.create(plan, folder, anew=not done)
     # One token comes behind a chunk, whatever it is.
     for chunk in options.chunks(len(tokens), max(model.window - sum(map(len, front)) - 1, 1)):
         if chunk.end <= done:
@@ -115,7 +116,7 @@ def remember(
             max_new_tokens=1,
             front=front,
             adapter=adapter,
-            heads=heads if plan.rate > 1 else None,
+            heads=thinning,
             collect=collect,
         )
         generated(submit, [request])
@@ -181,9 +182,9 @@ def check_recall(
 class _Progress:
     """How far a reading into a folder has come, for whoever goes on with it."""
 
-    def __init__(self, folder: Path | None, plan: MemoryPlan, tokens: Tokens, options: RememberOptions) -> None:
+    def __init__(self, folder: Path | None, asked: str) -> None:
+        """`asked`: all that what is read depends on."""
         self._file = None if folder is None else folder / "progress.json"
-        asked = f"{plan} {replace(options, layers=plan.retrieving)} {tokens}"
         self._identity = sha256(asked.encode()).hexdigest()
 
     def done(self) -> int:

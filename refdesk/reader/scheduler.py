@@ -206,7 +206,7 @@ class Scheduler:
             finished,
             allotment=key.allotment,
             catalyst=key.catalyst,
-            heads=request.heads,
+            heads=request.heads if key.heads else None,
             adapter=request.adapter,
         )
 

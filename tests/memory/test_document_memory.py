@@ -1,6 +1,7 @@
 """What is written into a document's memory is what is found there, in memory and from files."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,7 +134,44 @@ def test_a_memory_that_is_large_is_closed_with_its_indexes(
         "keys-1-1",
     ]
     loaded, held = DocumentMemory.load(tmp_path), filled(DocumentMemory.create(PLAN))
+    held.close()
     queries = told(seed=1)[0][0, 0].numpy()
     for index, head in ((0, 1), (1, 0)):
         found = [memory.key_index(index, head).propose(queries, 5) for memory in (loaded, held)]
         assert (found[0] == found[1]).all()
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"no index")])
+def test_a_memory_whose_index_is_damaged_is_refused_before_anybody_attends_to_it(
+    damage: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(document_memory, "INDEXED_FROM", 42)
+    filled(DocumentMemory.create(PLAN, tmp_path)).close()
+    damage(tmp_path / "keys-1-0.faiss")
+    with pytest.raises(InvalidMemory, match="is damaged"):
+        DocumentMemory.load(tmp_path)
+
+
+def test_a_memory_that_the_disk_has_no_room_for_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InvalidMemory, match=r"far\.bin of a memory takes \d+ MiB: "):
+        DocumentMemory.create(replace(PLAN, tokens=10**15), tmp_path)
+
+
+def test_what_is_made_anew_keeps_nothing(tmp_path: Path) -> None:
+    filled(DocumentMemory.create(PLAN, tmp_path)).close()
+    less = DocumentMemory.create(replace(PLAN, near=20), tmp_path, anew=True)
+    assert not less.far.any()
+    with pytest.raises(InvalidMemory, match="no whole memory"):
+        DocumentMemory.load(tmp_path)
+
+
+def test_a_memory_larger_than_the_machine_s_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(DocumentMemory.create(PLAN, tmp_path)).close()
+    tokens = 2**30  # of 192 bytes each, on a disk that keeps no empty pages
+    card = json.loads((tmp_path / "memory.json").read_text()) | {"tokens": tokens}
+    (tmp_path / "memory.json").write_text(json.dumps(card))
+    monkeypatch.setattr(document_memory, "INDEXED_FROM", tokens)
+    with (tmp_path / "far.bin").open("r+b") as opened:
+        opened.truncate((tokens - PLAN.near) * 192)
+    loaded = DocumentMemory.load(tmp_path)
+    assert not loaded.far[1, 1, 1, -3:].any()

@@ -38,6 +38,7 @@ def book(
     keys, values = torch.randn(2, LAYERS, KV_HEADS, tokens, DIM, generator=generator)
     memory = DocumentMemory.create(plan)
     memory.write(0, keys, values, torch.randn(LAYERS, KV_HEADS, tokens, generator=generator))
+    memory.close()
     return Book(memory, keys, values)
 
 
@@ -102,7 +103,9 @@ def expected(
                 seen = read - rows + row + 1
                 query = queries[layer, head, :, row]
                 logits = query @ recalled.T * dim**-0.5
-                shares = logits.masked_fill(~is_far, -torch.inf).softmax(-1).amax(0)
+                before = query @ told.keys[layer, head, :seen].T * dim**-0.5
+                whole = torch.cat([before, logits], -1).softmax(-1)[:, seen:]
+                shares = whole.masked_fill(~is_far, -1.0).amax(0)
                 keep = ~is_far
                 keep[shares.argsort(descending=True)[: min(request.entries, int(is_far.sum()))]] = True
                 logits = torch.cat(
@@ -111,7 +114,7 @@ def expected(
                 )
                 weights = logits.softmax(-1)
                 out[layer, row, head] = weights @ torch.cat([told.values[layer, head, :seen], torch.stack(values)])
-                if is_far.any():
+                if layer in books[0].memory.plan.retrieving:
                     for (number, token), weight in zip(tokens, weights[:, seen:].sum(0).tolist(), strict=True):
                         mass[number][token] += weight
     return out.flatten(2, 3), mass
@@ -272,6 +275,17 @@ def test_a_silent_recall_attends_and_notes_nothing() -> None:
     assert not recall.attended[0].any()
 
 
+def test_what_is_near_counts_where_nothing_is_far() -> None:
+    world = World(FastAttention, shape(LAYERS, KV_HEADS, DIM))
+    one = book(6)
+    story, recall = begun(world, RecallRequest((one.memory,), 5))
+    end = story.sequence.position
+    read = world.read(Turn(story, 2, recall=recall))
+    _, mass = expected(world, story, recall.request, [one], read.queries[0], end)
+    assert mass[0].min() > 0
+    assert (recall.attended[0] - mass[0]).abs().max() < 1e-5
+
+
 def test_the_width_is_that_of_what_stands_in_front() -> None:
     memory = book().memory
     assert RecallRequest((memory,), places="true").width == 60
@@ -286,7 +300,8 @@ def test_the_width_is_that_of_what_stands_in_front() -> None:
     ("change", "match"),
     [
         ({"memories": ()}, "no memory is named"),
-        ({"entries": 0}, "entries of a document is 0"),
+        ({"entries": 0}, "entries of a document is 0; expected 1 to 65536"),
+        ({"entries": 65537}, "entries of a document is 65537; expected 1 to 65536"),
         ({"places": "near"}, "places is 'near'"),
         ({"places": "scaled"}, "span is None; expected more than 8"),
         ({"places": "scaled", "span": 8}, "span is 8; expected more than 8"),
@@ -310,6 +325,7 @@ def indexed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memories of a few entries have indexes, too, of which all lists are looked at."""
     monkeypatch.setattr(document_memory, "INDEXED_FROM", 20)
     monkeypatch.setattr(key_index, "_PROBED", 1)
+    monkeypatch.setattr(unlimiformer, "_SPARSE", 0)
 
 
 @pytest.mark.usefixtures("indexed")
@@ -336,8 +352,13 @@ def test_what_an_index_proposes_is_attended_to_by_the_keys_themselves(
 
 
 @pytest.mark.usefixtures("indexed")
-@pytest.mark.parametrize(("places", "exact"), [("true", False), ("clipped", True)])
-def test_no_index_is_asked_where_it_would_be_wrong_or_is_not_wanted(places: Places, exact: bool) -> None:
+@pytest.mark.parametrize(
+    ("places", "exact", "sparse"), [("true", False, 0), ("clipped", True, 0), ("clipped", False, 11)]
+)
+def test_no_index_is_asked_where_it_would_be_wrong_or_of_no_use_or_is_not_wanted(
+    places: Places, exact: bool, sparse: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unlimiformer, "_SPARSE", sparse)
     one = book()
     one.memory.key_index = None  # type: ignore[assignment,method-assign]
     world = World(FastAttention, shape(LAYERS, KV_HEADS, DIM))

@@ -1,6 +1,7 @@
 """A document is read once into a memory, and what attends to it is what would have read it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -147,11 +148,51 @@ def test_what_was_begun_otherwise_is_begun_again(tmp_path: Path, tiny: Tiny) -> 
             with pytest.raises(Killed):
                 remember(engine.submit, tiny(), text, (FRONT,), options, folder=tmp_path, progress=killed)
             told: list[int] = []
-            remember(engine.submit, tiny(), text, (FRONT,), options, folder=tmp_path, progress=told.append)
+            whole = remember(engine.submit, tiny(), text, (FRONT,), options, folder=tmp_path, progress=told.append)
             assert told[0] > 64  # the first chunk is not read again
+            assert torch.equal(DocumentMemory.load(tmp_path).far, whole.far)
             (tmp_path / "progress.json").write_text("{}")
             remember(engine.submit, tiny(), text, (FRONT,), options, folder=tmp_path, progress=told.append)
             assert told.count(64) == 1
+
+
+def test_a_reading_begun_in_the_place_of_a_whole_memory_leaves_none_until_it_is_whole(
+    tmp_path: Path, tiny: Tiny
+) -> None:
+    def killed(done: int) -> None:
+        raise Killed
+
+    options = RememberOptions(64, 16, 8)
+    with Engine(tiny()) as engine:
+        remember(engine.submit, tiny(), TEXT, (FRONT,), options, folder=tmp_path)
+        with pytest.raises(Killed):
+            remember(engine.submit, tiny(), TEXT[::-1], (FRONT,), options, folder=tmp_path, progress=killed)
+    with pytest.raises(InvalidMemory, match="no whole memory"):
+        DocumentMemory.load(tmp_path)
+
+
+def test_what_other_heads_began_to_choose_is_begun_again(tmp_path: Path, tiny: Tiny) -> None:
+    def killed(done: int) -> None:
+        raise Killed
+
+    options, told = RememberOptions(64, 16, 8, rate=2.0), list[int]()
+    with Engine(tiny()) as engine:
+        with pytest.raises(Killed):
+            remember(
+                engine.submit,
+                tiny(),
+                TEXT,
+                (FRONT,),
+                options,
+                heads=made_heads(),
+                folder=tmp_path,
+                progress=killed,
+            )
+        others = replace(made_heads(), fingerprint="others")
+        remember(
+            engine.submit, tiny(), TEXT, (FRONT,), options, heads=others, folder=tmp_path, progress=told.append
+        )
+    assert told[0] == 64
 
 
 def test_a_thinned_memory_holds_what_the_heads_score_highest(tiny: Tiny) -> None:
