@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 INDEXED_FROM = 2**16
 """Entries of a head, from which on it has an index."""
 
-_TRAINED_ON = 2**16  # keys, drawn evenly
-_LEAST = 39  # keys in a list, on average; FAISS warns of fewer
+_LEAST = 39  # keys in a list, on average, and to find its centre by; FAISS warns of fewer
+_ROUNDS = 10  # of k-means; lists only propose
 _PROBED = 1 / 8  # of the lists
 
 Vectors = NDArray[np.float32]
@@ -42,7 +42,8 @@ class KeyIndex:
             faiss.ScalarQuantizer.QT_8bit,
             faiss.METRIC_INNER_PRODUCT,
         )
-        index.train(np.ascontiguousarray(keys[:: max(1, count // _TRAINED_ON)]))
+        index.cp.niter = _ROUNDS
+        index.train(np.ascontiguousarray(keys[:: max(1, count // (_LEAST * lists))]))
         index.add(np.ascontiguousarray(keys))
         return cls(index)
 
