@@ -10,7 +10,6 @@ from refdesk.app.memories import MemoryNotFound
 from refdesk.app.whole_documents import ENTRIES, not_remembered, reader_fingerprint
 from refdesk.compressor.options import CompressionOptions
 from refdesk.memory.errors import InvalidMemory
-from refdesk.memory.options import AS_NEEDED, KEEP_EVERYTHING
 from refdesk.reader.errors import InvalidOption
 from refdesk.reader.qa import AnswerOptions
 from refdesk.retriever.collections import Collection, get_collection
@@ -49,20 +48,14 @@ class AnswerContext:
         """Raise InvalidOption for what is asked besides and would have no effect on whole documents."""
         if self.asked != "document":
             return
-        for option, value in _of_passages_alone(options, compression).items():
+        shortened = {"compression strategy": compression.name} if compression.name != "none" else {}
+        for option, value in (shortened | options.of_passages_alone).items():
             raise InvalidOption(option, value, "nothing, for context is 'document', which reads no passages")
         if options.documents is not None and len(set(options.documents)) > _MOST:
             count = len(set(options.documents))
             raise InvalidOption("documents", count, f"1 to {_MOST} of them with context 'document'")
 
-    def chosen(
-        self,
-        desk: Desk,
-        collection_name: str,
-        question: str,
-        options: AnswerOptions,
-        compression: CompressionOptions,
-    ) -> AnswerOptions:
+    def chosen(self, desk: Desk, collection_name: str, question: str, options: AnswerOptions) -> AnswerOptions:
         """The options with whole documents, where the question is to be answered over such.
 
         Raises:
@@ -75,7 +68,7 @@ class AnswerContext:
         collection = get_collection(desk.engine, collection_name)
         entries = ENTRIES if self.entries is None else self.entries
         if self.asked == "auto":
-            if not _wants_whole(desk, collection, options, compression):
+            if not _wants_whole(desk, collection, options):
                 return options
             with suppress(MemoryNotFound, InvalidMemory):
                 whole = desk.whole_documents(collection, options.documents or (), options.adapter, entries)
@@ -87,24 +80,10 @@ class AnswerContext:
         return replace(options, whole=desk.whole_documents(collection, sources, options.adapter, entries))
 
 
-def _of_passages_alone(options: AnswerOptions, compression: CompressionOptions) -> dict[str, str]:
-    """What is asked for and changes only how passages are read, by its name."""
-    asked = {}
-    if compression.name != "none":
-        asked["compression strategy"] = compression.name
-    if options.memory not in (AS_NEEDED, KEEP_EVERYTHING):
-        asked["memory policy"] = "auto" if options.memory.policy is None else options.memory.policy.name
-    if options.reading != "auto":
-        asked["reading"] = options.reading
-    return asked
-
-
-def _wants_whole(
-    desk: Desk, collection: Collection, options: AnswerOptions, compression: CompressionOptions
-) -> bool:
+def _wants_whole(desk: Desk, collection: Collection, options: AnswerOptions) -> bool:
     """By `auto`."""
     named = set(options.documents or ())
-    if options.form != "long" or not 1 <= len(named) <= _MOST or _of_passages_alone(options, compression):
+    if options.form != "long" or not 1 <= len(named) <= _MOST or options.of_passages_alone:
         return False
     found = [get_document(desk.engine, collection, source) for source in named]
     chunks = {document.id: document.num_chunks for document in found}

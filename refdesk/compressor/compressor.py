@@ -44,7 +44,6 @@ class Compressor(ABC, Generic[Options]):
 
     option_type: ClassVar[type] = NoOptions  # a frozen dataclass
     asks: ClassVar[bool] = True  # whether what stays depends on the question
-    sizes: ClassVar[bool] = False  # whether it knows without a budget how much is to stay
 
     def __init__(self, tools: Tools, options: Options) -> None:
         """Raises InvalidCompression where a tool is missing."""
@@ -76,6 +75,11 @@ class Compressor(ABC, Generic[Options]):
         most = min(_PIECE, max(half - max(map(len, heads), default=0), 1))
         kept = self.choose(question, [piece for text in tokenized for piece in text.pieces(most)], budget)
         return compression_of(tokenized, kept, budget, self.because)
+
+    @classmethod
+    def sizes(cls, options: Options) -> bool:
+        """Whether it knows by these options, without a budget, how much is to stay."""
+        return False
 
     @property
     def because(self) -> str:

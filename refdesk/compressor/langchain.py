@@ -24,7 +24,7 @@ class LangChainCompressor(BaseDocumentCompressor):
     ) -> list[Document]:
         """See `Compressor.compress`."""
         texts = [document.page_content for document in documents]
-        titles = [str(document.metadata.get("title", "")) for document in documents]
+        titles = [str(document.metadata.get("title") or "") for document in documents]
         compression = self.compressor.compress(query, texts, self.budget, titles)
         return [
             Document(

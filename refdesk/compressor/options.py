@@ -40,7 +40,7 @@ class CompressionOptions:
         name = self.strategy or "auto"
         if self.budget is not None and self.rate is not None:
             raise InvalidCompression(f"compression strategy {name} has a budget and a rate; expected one of them")
-        if not self.sized and not self.auto and not STRATEGIES[self.name].sizes:
+        if not self.sized and not self.auto and not STRATEGIES[self.name].sizes(self._strategy_options):
             raise InvalidCompression(f"compression strategy {name} needs a budget or a rate")
         if self.budget is not None and not 1 <= self.budget <= 100_000_000:
             raise InvalidCompression(
@@ -78,8 +78,13 @@ class CompressionOptions:
 
     def compressor(self, tools: Tools) -> Compressor[Any]:
         """What takes them out; raises InvalidCompression where a tool is missing."""
-        default = _NO_LESS if self.auto else STRATEGIES[self.name].option_type()
-        return STRATEGIES[self.name](tools, default if self.settings is None else self.settings)
+        return STRATEGIES[self.name](tools, self._strategy_options)
+
+    @property
+    def _strategy_options(self) -> Any:
+        if self.settings is not None:
+            return self.settings
+        return _NO_LESS if self.auto else STRATEGIES[self.name].option_type()
 
 
 KEEP_EVERYTHING = CompressionOptions()

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import fsum
 
 from refdesk.compressor.allocator import guided_shares, keep_counts, keep_ratios
 from refdesk.compressor.coarse import base_ratio, retain
 from refdesk.compressor.compressor import Compressor, Tools
 from refdesk.compressor.errors import InvalidCompression
 from refdesk.compressor.iterative import compress_segments
-from refdesk.compressor.ranking import enough, losses, rank
+from refdesk.compressor.ranking import enough, question_losses, rank
 from refdesk.compressor.scorer import TokenScorer
 from refdesk.compressor.unit import TokenizedText, Unit, packed, size_of
 
@@ -69,7 +70,6 @@ class PerceptionCompressor(Compressor[PerceptionOptions]):
     taken out token by token: most of it from the texts ranked low."""
 
     option_type = PerceptionOptions
-    sizes = True
 
     def __init__(self, tools: Tools, options: PerceptionOptions) -> None:
         """Raises InvalidCompression for guiding questions that nothing makes, or nothing weighs."""
@@ -80,12 +80,17 @@ class PerceptionCompressor(Compressor[PerceptionOptions]):
         if options.guiding and tools.similarity is None:
             raise InvalidCompression("guiding questions need a similarity to weigh them by, and there is none")
 
+    @classmethod
+    def sizes(cls, options: PerceptionOptions) -> bool:
+        """Where texts are ranked, and fewer than all are believed to be enough."""
+        return options.ranked and options.belief < 1
+
     @property
     def because(self) -> str:
         """Why the budget may not be met exactly."""
         if not self.options.exact:
             return "ratios are clamped and thresholds cut as in the paper"
-        if self.options.ranked and self.options.belief < 1:
+        if self.sizes(self.options):
             return f"with a belief of {self.options.belief} that is enough, or {super().because}"
         return super().because
 
@@ -101,9 +106,11 @@ class PerceptionCompressor(Compressor[PerceptionOptions]):
         if len(texts) < 2:  # nothing to rank
             return list(range(len(texts)))
         questions, weights = self._weighted(question)
-        found = losses(self.tools.scorer, [text.titled for text in texts], questions, weights)
+        losses = question_losses(self.tools.scorer, [text.titled for text in texts], questions, weights)
+        total = fsum(map(abs, weights))  # a question of the opposite direction has a weight below 0
+        means = [loss / total for loss in losses]
         asked = len(self.tools.scorer.tokens(question)[0])
-        return rank(found)[: enough(found, asked, self.options.belief)]
+        return rank(losses)[: enough(means, asked, self.options.belief)]
 
     def _weighted(self, question: str) -> tuple[list[str], list[float]]:
         """The question, which has weight 1, and guiding questions by their similarity to it (methods 3.2.2)."""

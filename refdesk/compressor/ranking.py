@@ -10,7 +10,7 @@ from refdesk.compressor.scorer import TokenScorer
 _FORM = "\n\nQuestion: {}\nAnswer: We can get the answer to this question in the given documents."
 
 
-def losses(
+def question_losses(
     scorer: TokenScorer,
     documents: Sequence[tuple[int, ...]],
     questions: Sequence[str],
@@ -32,10 +32,12 @@ def rank(losses: Sequence[float]) -> list[int]:
 
 def enough(losses: Sequence[float], tokens: int, belief: float) -> int:
     """How many documents must be read, best first, for the one that a question of `tokens` tokens is asked of to
-    be among them with a probability of `belief`.
+    be among them with a probability of `belief`; `losses` are means over tokens.
 
     By Bayes' rule over documents that are equally likely beforehand, from the likelihood that ranks them: where
-    one stands out it is alone, where none does all are needed.
+    one stands out it is alone, where none does all are needed. That likelihood is tempered: the mean is over the
+    question and the statement behind it, and counts for as many tokens as the question alone has. So it was
+    measured (docs/results.md, "How many passages are enough").
     """
     best = min(losses, default=0.0)
     likelihoods = sorted((exp(tokens * (best - loss)) for loss in losses), reverse=True)

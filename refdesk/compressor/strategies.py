@@ -10,7 +10,7 @@ from typing import Any
 from refdesk.compressor.compressor import Compressor, NoOptions, Tools
 from refdesk.compressor.errors import InvalidCompression
 from refdesk.compressor.perception import PerceptionCompressor, PerceptionOptions, check_segment, thin
-from refdesk.compressor.ranking import losses, rank
+from refdesk.compressor.ranking import question_losses, rank
 from refdesk.compressor.selection import fill
 from refdesk.compressor.unit import TokenizedText, Unit
 
@@ -45,7 +45,10 @@ class Rerank(Compressor[NoOptions]):
 class Best(Compressor[NoOptions]):
     """The first text in order, cut at the budget; of a long one, its pieces in order."""
 
-    sizes = True
+    @classmethod
+    def sizes(cls, options: NoOptions) -> bool:
+        """It always does."""
+        return True
 
     @property
     def because(self) -> str:
@@ -107,7 +110,7 @@ STRATEGIES: dict[str, type[Compressor[Any]]] = {
 
 
 def _ranked(tools: Tools, question: str, texts: Sequence[TokenizedText]) -> list[TokenizedText]:
-    return [texts[i] for i in rank(losses(tools.scorer, [text.titled for text in texts], [question]))]
+    return [texts[i] for i in rank(question_losses(tools.scorer, [text.titled for text in texts], [question]))]
 
 
 def _first(texts: Sequence[TokenizedText], budget: int) -> list[Unit]:

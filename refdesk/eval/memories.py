@@ -1,11 +1,12 @@
 """Documents of questions, read whole into memories that their answers attend to."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from refdesk.eval.example import Document
+from refdesk.memory.errors import InvalidMemory
 from refdesk.reader.passage import Passage
 from refdesk.retriever.chunk import CountTokens, Span, chunk_text
 
@@ -35,7 +36,8 @@ class _Remembered:
 
 class Memories:
     """Memories in RAM of the documents that are asked about, each made when it is first asked about; of the oldest
-    no more are held than 2 GiB, beside those in use. `count_tokens` measures the stretches that are cited."""
+    no more are held than 2 GiB, beside those in use. `count_tokens` measures the stretches that are cited.
+    `progress` is called after every chunk that is read; what it raises ends the reading."""
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class Memories:
         adapter: "Adapter | None",
         heads: "RetainingHeads | None",
         count_tokens: CountTokens,
+        progress: Callable[[], None],
     ) -> None:
         self._model = model
         self._engine = engine
@@ -52,16 +55,27 @@ class Memories:
         self._adapter = adapter
         self._heads = heads if options.rate > 1 else None
         self._count_tokens = count_tokens
+        self._progress = progress
         self._held: OrderedDict[str, _Remembered] = OrderedDict()
 
     def whole(self, documents: Sequence[Document], attended: int) -> "WholeDocuments":
         """What an answer attends to in place of passages: in each layer and KV head `attended` entries of all
-        documents, of each those that are near and of the rest those that are looked for."""
+        documents, of each those that are near and of the rest those that are looked for.
+
+        Raises:
+            InvalidMemory: what is near leaves none of them to look for.
+            Interrupted, EngineClosed: the engine is closed.
+        """
         from refdesk.memory.unlimiformer import RecallRequest
         from refdesk.reader.whole_documents import WholeDocuments, most_attended
 
         found = [self._remembered(document) for document in documents]
         near = sum(one.memory.plan.held_near for one in found)
+        if attended <= near:
+            raise InvalidMemory(
+                f"budget is {attended}, but the {len(found)} documents have {near} entries that are near and"
+                " attended to in any case; expected more than these"
+            )
 
         def passages(mass: "Attended") -> list[Passage]:
             starts, spans = [one.encoded.starts for one in found], [one.spans for one in found]
@@ -70,7 +84,7 @@ class Memories:
                 for number, index in most_attended(mass, starts, spans, _CITED)
             ]
 
-        recall = RecallRequest(tuple(one.memory for one in found), max(attended - near, 1))
+        recall = RecallRequest(tuple(one.memory for one in found), attended - near)
         return WholeDocuments(recall, passages)
 
     def _remembered(self, document: Document) -> _Remembered:
@@ -89,6 +103,7 @@ class Memories:
                 self._options,
                 adapter=self._adapter,
                 heads=self._heads,
+                progress=lambda _: self._progress(),
             )
             spans = chunk_text(document.text, _CHUNK, 0, self._count_tokens)
             self._held[document.id] = _Remembered(document, encoded, memory, spans)

@@ -23,6 +23,7 @@ from refdesk.memory.options import memory_options
 from refdesk.reader.answer_form import AnswerForm, check_form
 from refdesk.reader.errors import InvalidOption
 from refdesk.reader.prompt import AskedReading, check_reading
+from refdesk.reader.qa import AnswerOptions
 from refdesk.retriever.store import Search
 
 # A ranking is judged by its first ten documents or a hundred; several chunks may be of one document.
@@ -97,6 +98,7 @@ def make_plan(settings: RunSettings, dataset: Dataset | None = None) -> Plan:
     task = find_task(settings.task, dict(settings.task_options)) if dataset is None else dataset
     pipeline = _pipeline(settings, task)
     _check_numbers(settings, task)
+    _check_effects(settings, pipeline)
     k = settings.k or (_RANKING_K if task.retrieval_only else _DEFAULT_K)
     metrics = _metrics(settings, task, k)
     data = Path() if dataset is not None else benchmark_folder(settings.benchmarks)
@@ -152,6 +154,18 @@ def _check_numbers(settings: RunSettings, task: Task) -> None:
         compression_options(settings.compression)
     except (InvalidOption, InvalidMemory, InvalidCompression) as error:
         raise InvalidRun(str(error)) from error
+
+
+def _check_effects(settings: RunSettings, pipeline: Pipeline) -> None:
+    if pipeline.remembers is None:
+        return
+    compression = compression_options(settings.compression).name
+    shortened = {"compression strategy": compression} if compression != "none" else {}
+    asked = AnswerOptions(reading=settings.reading, memory=memory_options(settings.memory)).of_passages_alone
+    for option, value in (shortened | asked).items():
+        raise InvalidRun(
+            f"{option} is {value!r}; expected nothing, for pipeline {settings.pipeline!r} reads no passages"
+        )
 
 
 def _metrics(settings: RunSettings, task: Task, k: int) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from refdesk.eval.runs import add_score, note_versions, scored_ids
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import memory_options
 from refdesk.reader.citations import is_abstention
-from refdesk.reader.errors import EngineClosed, InvalidOption, MemoryTooSmall, PromptTooLong
+from refdesk.reader.errors import EngineClosed, Interrupted, MemoryTooSmall, PromptTooLong
 from refdesk.reader.passage import Passage
 from refdesk.reader.qa import QA, Answer, AnswerOptions
 
@@ -34,19 +34,24 @@ def do_run(desk: Desk, run: Run, plan: Plan, progress: Progress) -> None:
     """Answer and score what is left of a run. Whatever stops it, what was scored stays and is not done again.
 
     Raises:
-        InvalidRun: the run began over other data, or with another model.
+        InvalidRun: the run began over other data, or with another model; or nothing says what its memories keep.
         EvaluationError, RetrieverError, ReaderError: the run cannot be done; a question that does not fit the
             window is no such case, its score says so.
     """
     done = scored_ids(desk.engine, run.id)
-    progress("index" if plan.pipeline.indexed or plan.corpus else "load", len(done))
-    collection = _ingested(desk, run, plan, lambda stage: progress(stage, len(done)))
+
+    def tell(stage: str) -> None:
+        progress(stage, len(done))
+
+    tell("index" if plan.pipeline.indexed or plan.corpus else "load")
+    collection = _ingested(desk, run, plan, tell)
     _check_provenance(desk, run, plan)
-    answer = _Ranker(desk, plan, collection) if plan.task.retrieval_only else _Reader(desk, plan, collection)
+    ranks = plan.task.retrieval_only
+    answer = _Ranker(desk, plan, collection) if ranks else _Reader(desk, plan, collection, tell)
     for position, example in enumerate(plan.examples):
         if example.id in done:
             continue
-        progress("ask", len(done))
+        tell("ask")
         if plan.pipeline.knows_enough(example):
             score = answer(example)
         else:
@@ -110,9 +115,10 @@ class _Ranker:
 
 
 class _Reader:
-    """Answers questions with the service's own QA."""
+    """Answers questions with the service's own QA. `tell`: called between the chunks of a document that is read
+    into memory; see Progress."""
 
-    def __init__(self, desk: Desk, plan: Plan, collection: str) -> None:
+    def __init__(self, desk: Desk, plan: Plan, collection: str, tell: Callable[[str], None]) -> None:
         self._plan = plan
         self._model, self._engine = desk.reader
         self._adapter = desk.adapter(plan.settings.adapter, plan.settings.collection)
@@ -135,15 +141,22 @@ class _Reader:
             retrieve=desk.retriever(collection, plan.settings.search) if plan.pipeline.indexed else _nothing,
             corpus=corpus,
         )
-        self._memories = self._made_memories(plan.pipeline.remembers)
+        self._memories = self._made_memories(plan.pipeline.remembers, lambda: tell("read"))
 
-    def _made_memories(self, rate: float | None) -> Memories | None:
+    def _made_memories(self, rate: float | None, progress: Callable[[], None]) -> Memories | None:
+        """Raises InvalidRun where there are no heads to thin with."""
         if rate is None:
             return None
+        if rate > 1 and self._heads is None:
+            name = "no adapter" if self._adapter is None else f"adapter {self._adapter.name!r}"
+            raise InvalidRun(
+                f"pipeline {self._plan.settings.pipeline!r} keeps one entry in {rate:g}, but there are no"
+                f" retaining heads for {self._model.name} with {name} that say which"
+            )
         from refdesk.reader.remember import RememberOptions
 
         options, count = RememberOptions(rate=rate), self._desk.embedder.count_tokens
-        return Memories(self._model, self._engine, options, self._adapter, self._heads, count)
+        return Memories(self._model, self._engine, options, self._adapter, self._heads, count, progress)
 
     def _fits_more(self) -> bool:
         """Whether what is longer than the window may yet be read."""
@@ -178,8 +191,10 @@ class _Reader:
                 documents = list(self._bench.documents(example).values())
                 options = replace(options, whole=self._memories.whole(documents, self._bench.budget))
             answer = qa.answer(example.question, options)
-        except (PromptTooLong, MemoryTooSmall, InvalidMemory, InvalidCompression, InvalidOption) as error:
+        except (PromptTooLong, MemoryTooSmall, InvalidMemory, InvalidCompression) as error:
             return _no_answer(self._plan, example, str(error))
+        except Interrupted as error:
+            raise EngineClosed("the engine was closed while a document was read") from error
         if answer.finish_reason == "cancelled":  # the engine is being closed; half an answer is no score
             raise EngineClosed("the engine was closed during a question")
         if answer.usage.passages_dropped and not pipeline.indexed:

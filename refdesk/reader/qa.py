@@ -53,7 +53,7 @@ class AnswerOptions:
     nothing is retrieved. The rest as in `GenerationRequest`.
 
     Raises:
-        InvalidOption: a value out of range.
+        InvalidOption: a value out of range, or one that has no effect on whole documents.
     """
 
     k: int = 3
@@ -85,6 +85,21 @@ class AnswerOptions:
             raise InvalidOption("reference", self.reference, "at least one word, or nothing")
         check_reading(self.reading)
         check_sampling(self.room, self.temperature, self.top_p, self.seed, self.stop, self.deadline_s)
+        if self.whole is not None:
+            for option, value in self.of_passages_alone.items():
+                raise InvalidOption(option, value, "nothing, for whole documents are attended to, not passages")
+
+    @property
+    def of_passages_alone(self) -> dict[str, object]:
+        """What is asked for and changes only how passages are read, by its name."""
+        asked: dict[str, object] = {}
+        if self.shorten is not None:
+            asked["shorten"] = self.shorten
+        if self.memory not in (AS_NEEDED, KEEP_EVERYTHING):
+            asked["memory policy"] = "auto" if self.memory.policy is None else self.memory.policy.name
+        if self.reading != "auto":
+            asked["reading"] = self.reading
+        return asked
 
     @property
     def room(self) -> int:

@@ -29,7 +29,8 @@ class WholeDocuments:
 
 @dataclass(frozen=True)
 class EncodedDocument:
-    """A document as it is read: `tokens`, and of each where it begins in the text, `[tokens]`, in characters."""
+    """A document as it is read: `tokens`, and of each where it begins in the text, `[tokens]`, in characters and
+    ascending; -1 for those of the title, which are in no stretch of the text."""
 
     tokens: tuple[int, ...]
     starts: NDArray[np.int32]
@@ -40,8 +41,9 @@ def encode_document(title: str, text: str, model: "ReaderModel") -> EncodedDocum
     head = f"Title: {title}\n"
     front = len(text) - len(text.lstrip()) - len(head)
     encoding = model.literal_tokenizer.encode(f"{head}{text.strip()}\n\n", add_special_tokens=False)
-    starts = np.asarray([start for start, _ in encoding.offsets], dtype=np.int32) + front
-    return EncodedDocument(tuple(encoding.ids), starts.clip(0, max(len(text) - 1, 0)))
+    begins = np.asarray([start for start, _ in encoding.offsets], dtype=np.int32)
+    starts = np.where(begins < len(head), -1, (begins + front).clip(max=len(text) - 1))
+    return EncodedDocument(tuple(encoding.ids), starts)
 
 
 def document_front(model: "ReaderModel") -> tuple[tuple[int, ...], ...]:

@@ -13,7 +13,7 @@ from refdesk.app.compression import PassageCompression, embedded_similarity
 from refdesk.compressor.compressor import Tools
 from refdesk.compressor.errors import InvalidCompression
 from refdesk.compressor.options import compression_options
-from refdesk.compressor.ranking import losses, rank
+from refdesk.compressor.ranking import question_losses, rank
 from refdesk.compressor.strategies import STRATEGIES
 from refdesk.memory.options import AS_NEEDED, KEEP_EVERYTHING, MemoryOptions
 from refdesk.reader.cancellation import Cancellation
@@ -222,9 +222,9 @@ def test_given_questions_rank_beside_the_question_by_their_similarity(reader: Re
     answer = reader.answer(passages, rate=1, guiding=2, questions=others, belief=1)
     weights = [1.0, *embedded_similarity(WordEmbedder)(QUESTION, others)]
     texts = [reader.scorer.tokens(passage.text)[0] for passage in passages]
-    expected = rank(losses(reader.scorer, texts, [QUESTION, *others], weights))
+    expected = rank(question_losses(reader.scorer, texts, [QUESTION, *others], weights))
     assert [passage.document_id for passage in answer.passages] == [passages[i].document_id for i in expected]
-    assert expected != rank(losses(reader.scorer, texts, [QUESTION]))
+    assert expected != rank(question_losses(reader.scorer, texts, [QUESTION]))
 
 
 def test_making_guiding_questions_is_part_of_compression(reader: Reader) -> None:

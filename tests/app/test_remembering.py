@@ -99,7 +99,7 @@ def folders(desk: SmallDesk) -> list[Path]:
 def ask(desk: SmallDesk, context: AnswerContext, **options: Any) -> Any:
     asked = AnswerOptions(max_new_tokens=24, stop=(), **options)
     context.check(asked, NOTHING)
-    return desk.qa("papers").answer(QUESTION, context.chosen(desk, "papers", QUESTION, asked, NOTHING))
+    return desk.qa("papers").answer(QUESTION, context.chosen(desk, "papers", QUESTION, asked))
 
 
 def test_a_document_is_remembered_and_answered_over_with_exact_citations(desk: SmallDesk) -> None:
@@ -387,6 +387,19 @@ def test_what_has_no_effect_on_whole_documents_is_refused_by_name(desk: SmallDes
             AnswerContext(**wrong)
 
 
+def test_an_answer_over_whole_documents_takes_nothing_that_is_of_passages_alone(desk: SmallDesk) -> None:
+    remember(desk, "a.txt")
+    whole = desk.whole_documents(papers(desk), ["a.txt"], None)
+    assert AnswerOptions(whole=whole, memory=memory_options({"policy": "none"})).of_passages_alone == {}
+    for options, told in (
+        ({"memory": memory_options({"rate": 8})}, "memory policy is 'kv_compress'; expected nothing, for whole"),
+        ({"reading": "together"}, "reading is 'together'; expected nothing"),
+        ({"shorten": desk.shortener(compression_options({"rate": 4}))}, "shorten is .*'perception'.*expected"),
+    ):
+        with pytest.raises(InvalidOption, match=told):
+            AnswerOptions(whole=whole, **options)
+
+
 def test_whole_documents_need_a_memory_where_they_are_asked_for_and_auto_takes_them_where_it_pays(
     desk: SmallDesk,
 ) -> None:
@@ -407,6 +420,7 @@ def test_whole_documents_need_a_memory_where_they_are_asked_for_and_auto_takes_t
     assert context_of("auto", **long, k=40) == "passages"
     assert context_of("auto", **long | {"documents": ("a.txt", "b/c.txt")}) == "passages"
     assert context_of("auto", **long, reading="apart") == "passages"
+    assert context_of("auto", **long, shorten=desk.shortener(compression_options({"rate": 4}))) == "passages"
     assert context_of("passages", **long) == "passages"
 
 

@@ -70,6 +70,8 @@ def test_a_rate_divides_and_leaves_at_least_one_token(tokens: int, rate: float) 
         ({"strategy": 7, "budget": 64}, "strategy is 7"),
         ({"strategy": ["best"], "budget": 64}, "best"),
         ({"strategy": "rerank"}, "rerank needs a budget or a rate"),
+        ({"strategy": "perception", "belief": 1}, "perception needs a budget or a rate"),
+        ({"ranked": False}, "perception needs a budget or a rate"),
         ({"strategy": "best", "budget": 64, "rate": 2}, "expected one of them"),
         ({"strategy": "likelihood", "segment": 9}, "needs a budget or a rate"),
         ({"strategy": "none", "budget": 64}, "budget"),

@@ -187,6 +187,16 @@ def test_no_more_texts_stay_than_are_enough() -> None:
     assert len(left(0.9, 5)[0]) < len(HEN)  # the budget holds, too
 
 
+def test_guiding_questions_that_say_the_same_leave_as_many_enough() -> None:
+    def left(guiding: int, belief: float) -> tuple[int, ...]:
+        same = replace(tools(), guide=lambda question, count: [question] * count)
+        options = replace(SMALL, guiding=guiding, belief=belief)
+        return PerceptionCompressor(same, options).compress(QUESTION, [FOX, HEN, OWL], 1000).order
+
+    for hundredths in range(100):
+        assert left(3, hundredths / 100) == left(0, hundredths / 100)
+
+
 def test_without_ranking_there_is_nothing_to_believe() -> None:
     unranked = replace(SMALL, ranked=False, belief=0.5)
     assert len(_perception(unranked).compress(QUESTION, [FOX, HEN, OWL], 1000).order) == 3

@@ -22,7 +22,7 @@ def _ids(*texts: str) -> list[tuple[int, ...]]:
 
 
 def _rank(documents: list[tuple[int, ...]], questions: list[str], weights: Sequence[float] = (1.0,)) -> list[int]:
-    return ranking.rank(ranking.losses(World(), documents, questions, weights))
+    return ranking.rank(ranking.question_losses(World(), documents, questions, weights))
 
 
 def _loss(text: str, question: str) -> float:

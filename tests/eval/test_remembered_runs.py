@@ -1,18 +1,32 @@
 """Runs whose documents are held in memories: what is attended to is what is measured."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from refdesk.eval.errors import InvalidRun
+from refdesk.reader.engine import Engine
+from refdesk.reader.errors import EngineClosed
+from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.model import ReaderModel
+from refdesk.reader.stream import Stream
 from tests.eval.conftest import ROWS, SmallDesk, jsonl
 from tests.eval.runs import SETTINGS, begin, finish, scores
 
 
-def test_documents_longer_than_the_window_are_answered_over(desk: SmallDesk, model: ReaderModel) -> None:
+class Stop(Exception):
+    """What stops a run in these tests."""
+
+
+def long_row(model: ReaderModel) -> dict[str, Any]:
+    """A question about a document longer than the window."""
     text = "Somewhere is a tower. " * model.window + "The Harrow Tower was finished in 1911."
-    long = ROWS[0] | {"id": "long", "documents": [{"title": "Towers", "text": text}]}
-    run = begin(desk, jsonl(ROWS[0], long, ROWS[1]), replace(SETTINGS, pipeline="document", budget=300))
+    return ROWS[0] | {"id": "long", "documents": [{"title": "Towers", "text": text}]}
+
+
+def test_documents_longer_than_the_window_are_answered_over(desk: SmallDesk, model: ReaderModel) -> None:
+    run = begin(desk, jsonl(ROWS[0], long_row(model), ROWS[1]), replace(SETTINGS, pipeline="document", budget=300))
     finish(desk, run)
     rows = scores(desk, run)
     assert [score.error for score in rows] == [None] * 3
@@ -38,7 +52,56 @@ def test_a_budget_that_holds_all_of_short_documents_is_full_attention_to_them_si
     assert found[0].values["nll"] == pytest.approx(found[1].values["nll"], abs=1e-3)
 
 
-def test_without_heads_nothing_is_thinned_and_the_question_says_so(desk: SmallDesk) -> None:
-    run = begin(desk, jsonl(ROWS[0]), replace(SETTINGS, pipeline="document_locret"))
+def test_without_heads_nothing_is_thinned_and_the_run_says_so_at_once(desk: SmallDesk) -> None:
+    run = begin(desk, jsonl(*ROWS), replace(SETTINGS, pipeline="document_locret"))
+    with pytest.raises(
+        InvalidRun, match="'document_locret' keeps one entry in 8, but there are no retaining heads"
+    ):
+        finish(desk, run)
+    assert scores(desk, run) == []
+
+
+def test_a_budget_that_what_is_near_uses_up_is_told_with_the_question(desk: SmallDesk) -> None:
+    run = begin(desk, jsonl(*ROWS), replace(SETTINGS, pipeline="document", budget=140))
     finish(desk, run)
-    assert "there are no retaining heads" in str(scores(desk, run)[0].error)
+    three, two, one = scores(desk, run)
+    assert "budget is 140, but the 3 documents have" in str(three.error)
+    assert three.values["nll"] is None
+    assert (two.error, one.error) == (None, None)
+
+
+class ClosingEngine(Engine):
+    """Closed as soon as it is asked for anything."""
+
+    def submit(self, request: GenerationRequest) -> Stream:
+        stream = super().submit(request)
+        self.close()
+        return stream
+
+
+def test_an_engine_that_closes_while_a_document_is_read_leaves_the_run_to_be_gone_on_with(
+    desk: SmallDesk, model: ReaderModel
+) -> None:
+    desk.reader[1].close()
+    desk._small = (model, ClosingEngine(model, chunk_tokens=1))
+    run = begin(desk, jsonl(long_row(model)), replace(SETTINGS, pipeline="document"))
+    with pytest.raises(EngineClosed):
+        finish(desk, run)
+    assert scores(desk, run) == []
+
+
+def test_a_run_can_be_stopped_while_a_document_is_read(desk: SmallDesk, model: ReaderModel) -> None:
+    run = begin(desk, jsonl(ROWS[0], long_row(model)), replace(SETTINGS, pipeline="document", budget=300))
+    told: list[int] = []
+
+    def progress(stage: str, done: int) -> None:
+        if stage == "read":
+            told.append(done)
+        if told[-2:] == [1, 1]:  # two chunks of the second question's document
+            raise Stop
+
+    with pytest.raises(Stop):
+        finish(desk, run, progress)
+    assert len(scores(desk, run)) == 1
+    finish(desk, run)
+    assert [score.error for score in scores(desk, run)] == [None, None]

@@ -21,6 +21,21 @@ def test_stretches_of_several_documents_are_ranked_together() -> None:
     assert most_attended(attended, starts, [[], [*spans[1], (6, 7)]], 9) == [(1, 0), (1, 1)]
 
 
+def test_attention_to_a_title_counts_for_no_stretch(tiny: Callable[..., ReaderModel]) -> None:
+    for text in ("It is high. It has stairs.", "\n\n  It is high. It has stairs."):
+        encoded = encode_document("The tower", text, tiny())
+        titled = encoded.starts == -1
+        assert titled.sum() == len(tiny().literal_tokenizer.encode("Title: The tower\n").ids)
+        assert list(encoded.starts) == sorted(encoded.starts)
+        assert encoded.starts.dtype == np.int32
+    assert set(encode_document("The tower", "", tiny()).starts) == {-1}
+    encoded = encode_document("The tower", "It is high. It has stairs.", tiny())
+    titled = encoded.starts == -1
+    attended = torch.where(torch.from_numpy(titled), 1.0, 0.0)
+    attended[-5] = 0.1
+    assert most_attended([attended], [encoded.starts], [[(0, 12), (12, 26)]], 1) == [(0, 1)]
+
+
 def test_a_document_is_read_as_a_passage_of_all_of_it_would_be(tiny: Callable[..., ReaderModel]) -> None:
     text = "\n\n The tower of café 東京 🎉 is high.\nIt has stairs. \n"
     model = tiny()

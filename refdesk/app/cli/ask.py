@@ -70,7 +70,7 @@ def ask(
         for question in questions:
             if len(questions) > 1 and not as_json:
                 click.secho(question, bold=True)
-            question_options = asked_context.chosen(desk, collection, question, answer_options, asked)
+            question_options = asked_context.chosen(desk, collection, question, answer_options)
             for event in qa.stream(question, question_options):
                 if isinstance(event, Token) and not as_json:
                     click.echo(event.text, nl=False)

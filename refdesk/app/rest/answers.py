@@ -55,9 +55,7 @@ class AnswersController(Controller):
         shorten = await anyio.to_thread.run_sync(desk.shortener, asked)
         options = data.options(adapter, heads, shorten)
         context.check(options, asked)
-        options = await anyio.to_thread.run_sync(
-            context.chosen, desk, data.collection, data.question, options, asked
-        )
+        options = await anyio.to_thread.run_sync(context.chosen, desk, data.collection, data.question, options)
         cancellation = Cancellation()
         if not data.stream and "text/event-stream" not in (accept or ""):
             async with _for_as_long_as_connected(request, cancellation):
