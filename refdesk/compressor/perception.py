@@ -25,7 +25,8 @@ class PerceptionOptions:
     for the question where none are given. `exact`: the budget is met exactly; without, ratios are clamped and
     thresholds cut as in the paper's code. `ranked`: texts are ranked; without, they stay in the order in which
     they came. `belief`: of ranked texts no more stay than hold what is asked for with this probability, so that a
-    budget may not be used up; 1 for as many as it has room for, which is the paper's.
+    budget may not be used up; 1 for as many as it has room for, which is the paper's. `statement`: questions rank
+    with the statement behind them that the answer is there, which is the paper's.
 
     Raises:
         InvalidCompression: a value out of range.
@@ -41,6 +42,7 @@ class PerceptionOptions:
     exact: bool = True
     ranked: bool = True
     belief: float = 0.9
+    statement: bool = False
 
     def __post_init__(self) -> None:
         for name in ("k1", "tau_o", "k2", "belief"):
@@ -106,7 +108,8 @@ class PerceptionCompressor(Compressor[PerceptionOptions]):
         if len(texts) < 2:  # nothing to rank
             return list(range(len(texts)))
         questions, weights = self._weighted(question)
-        losses = question_losses(self.tools.scorer, [text.titled for text in texts], questions, weights)
+        titled, statement = [text.titled for text in texts], self.options.statement
+        losses = question_losses(self.tools.scorer, titled, questions, weights, statement=statement)
         total = fsum(map(abs, weights))  # a question of the opposite direction has a weight below 0
         means = [loss / total for loss in losses]
         asked = len(self.tools.scorer.tokens(question)[0])

@@ -218,10 +218,11 @@ def test_a_question_too_long_to_be_asked_behind_a_piece_is_no_obstacle_for_auto_
 
 
 def test_given_questions_rank_beside_the_question_by_their_similarity(reader: Reader) -> None:
-    passages, others = passages_of(3), ["Who is Elin Marsh?", "Where is the river?"]
+    passages, others = passages_of(6), ["Who is Elin Marsh?", "Where is the river?"]
     answer = reader.answer(passages, rate=1, guiding=2, questions=others, belief=1)
     weights = [1.0, *embedded_similarity(WordEmbedder)(QUESTION, others)]
-    texts = [reader.scorer.tokens(passage.text)[0] for passage in passages]
+    heads = [reader.scorer.tokens(f"Title: {passage.title}\n")[0] for passage in passages]
+    texts = [head + reader.scorer.tokens(one.text)[0] for head, one in zip(heads, passages, strict=True)]
     expected = rank(question_losses(reader.scorer, texts, [QUESTION, *others], weights))
     assert [passage.document_id for passage in answer.passages] == [passages[i].document_id for i in expected]
     assert expected != rank(question_losses(reader.scorer, texts, [QUESTION]))

@@ -171,8 +171,8 @@ def test_a_value_out_of_range_is_named(option: str, value: float) -> None:
         PerceptionOptions(**{option: value})
 
 
-def test_the_defaults_are_the_papers_but_for_guiding_questions_and_belief() -> None:
-    assert PerceptionOptions() == PerceptionOptions(0.4, 0.2, 0.1, 200, 0, (), False, True, True, 0.9)
+def test_the_defaults_are_the_papers_but_for_guiding_questions_belief_and_statement() -> None:
+    assert PerceptionOptions() == PerceptionOptions(0.4, 0.2, 0.1, 200, 0, (), False, True, True, 0.9, False)
 
 
 def test_no_more_texts_stay_than_are_enough() -> None:
@@ -200,3 +200,16 @@ def test_guiding_questions_that_say_the_same_leave_as_many_enough() -> None:
 def test_without_ranking_there_is_nothing_to_believe() -> None:
     unranked = replace(SMALL, ranked=False, belief=0.5)
     assert len(_perception(unranked).compress(QUESTION, [FOX, HEN, OWL], 1000).order) == 3
+
+
+def test_the_papers_statement_stands_behind_the_question_where_it_is_asked_for() -> None:
+    asked = []
+    for statement in (False, True):
+        world = World()
+        PerceptionCompressor(tools(world), replace(SMALL, statement=statement)).compress(QUESTION, [FOX, HEN], 9)
+        asked += world.asked
+    short, long = asked
+    assert long[: len(short)] == short
+    assert (
+        long[len(short) :] == World().tokens(" We can get the answer to this question in the given documents.")[0]
+    )

@@ -145,9 +145,9 @@ def test_likelihood_drops_texts_by_rank_and_tokens_by_perplexity() -> None:
 
 
 def test_sentences_stay_whole_but_for_the_last() -> None:
-    whole = ["The hen sits on the farm.", "The fox lives in the forest."]
-    assert _compress("sentences", QUESTION, TEXTS, 14).apply(TEXTS) == whole
-    assert _compress("sentences", QUESTION, TEXTS, 12).apply(TEXTS) == [whole[0], "The fox lives in the"]
+    assert _compress("sentences", QUESTION, TEXTS, 7).apply(TEXTS) == ["The hen sits on the farm."]
+    assert _compress("sentences", QUESTION, TEXTS, 21).apply(TEXTS) == [HEN, " At night the fox hunts mice."]
+    assert _compress("sentences", QUESTION, TEXTS, 19).apply(TEXTS) == [HEN, " At night the fox hunts"]
 
 
 # Each is a piece of its own where a piece has at most 30 tokens.

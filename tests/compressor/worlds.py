@@ -35,11 +35,12 @@ class WorldPrior:
 @dataclass
 class World:
     """A `TokenScorer`; `scored` are the texts that it scored, with the number of their priors, and `ranked` those
-    that questions were asked behind. What is longer than its `window` it refuses to read."""
+    that questions were `asked` behind. What is longer than its `window` it refuses to read."""
 
     window: int = 4096
     scored: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
     ranked: list[tuple[int, ...]] = field(default_factory=list)
+    asked: list[tuple[int, ...]] = field(default_factory=list)
 
     def tokens(self, text: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
         ids: list[int] = []
@@ -57,6 +58,7 @@ class World:
         self, documents: Sequence[tuple[int, ...]], questions: Sequence[tuple[int, ...]]
     ) -> list[list[float]]:
         self.ranked += documents
+        self.asked += questions
         return [
             [fsum(self._losses(document, question)) / len(question) for question in questions]
             for document in documents
