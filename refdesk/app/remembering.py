@@ -1,6 +1,5 @@
 """Memory jobs: documents read whole, once, into memories that questions attend to."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -90,14 +89,6 @@ class _Reading:
         with suppress(InvalidMemory):
             DocumentMemory.load(folder)
             return  # stopped between the last two steps
-        plan = self.plan(tokens)
-        needed = plan.bytes + plan.index_bytes - sum(file.stat().st_blocks * 512 for file in folder.iterdir())
-        free = shutil.disk_usage(folder).free
-        if needed > free:  # files are mapped, and a page that cannot be written ends the process
-            raise InvalidMemory(
-                f"a memory of {len(tokens)} tokens takes another {needed / 2**20:.0f} MiB, and the disk has"
-                f" {free / 2**20:.0f} MiB left; expected a higher rate, or fewer layers"
-            )
         remember(
             self.engine.submit,
             self.model,

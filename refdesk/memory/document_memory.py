@@ -9,6 +9,7 @@ values are held, and turned when they are attended to (methods 4.7).
 import json
 import mmap
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -133,6 +134,7 @@ class DocumentMemory:
             if anew:  # the card first: without it the rest is nothing
                 for old in (folder / _CARD, *folder.glob("*.bin"), *folder.glob("*.faiss")):
                     old.unlink(missing_ok=True)
+            _check_room(plan, folder)
         return cls(plan, *_tensors(plan, folder, write=True), folder=folder)
 
     @classmethod
@@ -210,8 +212,19 @@ class DocumentMemory:
         part.replace(self._folder / _CARD)
 
 
+def _check_room(plan: MemoryPlan, folder: Path) -> None:
+    """Raise InvalidMemory where the disk has no room for what is not there yet."""
+    needed = plan.bytes + plan.index_bytes - sum(file.stat().st_blocks * 512 for file in folder.iterdir())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InvalidMemory(
+            f"a memory of {plan.tokens} tokens takes another {needed / 2**20:.0f} MiB, and the disk has"
+            f" {free / 2**20:.0f} MiB left; expected a higher rate, or fewer layers"
+        )
+
+
 def _allocate(file: Path, size: int) -> None:
-    """A file of so many bytes that the disk has room for: a mapped page that cannot be written ends a process."""
+    """A file of so many bytes that are set aside for it: a mapped page that cannot be written ends a process."""
     try:
         with file.open("ab") as opened:
             opened.truncate(size)

@@ -153,7 +153,7 @@ def test_a_memory_whose_index_is_damaged_is_refused_before_anybody_attends_to_it
 
 
 def test_a_memory_that_the_disk_has_no_room_for_is_refused_before_it_is_written(tmp_path: Path) -> None:
-    with pytest.raises(InvalidMemory, match=r"far\.bin of a memory takes \d+ MiB: "):
+    with pytest.raises(InvalidMemory, match=r"takes another \d+ MiB, and the disk has \d+ MiB left"):
         DocumentMemory.create(replace(PLAN, tokens=10**15), tmp_path)
 
 
