@@ -1,105 +1,42 @@
 """Documents are read into memories by jobs, and answered over whole."""
 
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from refdesk.app.context import AnswerContext
-from refdesk.app.intake import Upload
-from refdesk.app.jobs import Job, cancel_job, get_job
+from refdesk.app.jobs import cancel_job, get_job
 from refdesk.app.memories import MemoryNotFound
 from refdesk.app.remembering import MemorySettings, Remembering
-from refdesk.app.settings import Settings
 from refdesk.app.worker import Cancelled
-from refdesk.compressor.options import CompressionOptions, compression_options
 from refdesk.memory.errors import InvalidMemory
-from refdesk.memory.options import memory_options
 from refdesk.reader.errors import InvalidOption
 from refdesk.reader.generation import GenerationRequest
-from refdesk.reader.model import ReaderModel
-from refdesk.reader.qa import AnswerOptions
 from refdesk.reader.stream import Stream
-from refdesk.retriever.collections import Collection, get_collection
 from refdesk.retriever.documents import document_text, get_document
 from refdesk.retriever.errors import InvalidUpload, UnknownDocument
+from tests.app.papers import (
+    SMALL,
+    TEXT,
+    Killed,
+    Open,
+    ask,
+    desk,
+    folders,
+    ingest,
+    open_desk,
+    papers,
+    remember,
+    work,
+)
 from tests.eval.conftest import SmallDesk
 from tests.reader.conftest import tiny, tokenizer
 
-__all__ = ["tiny", "tokenizer"]
+__all__ = ["desk", "open_desk", "tiny", "tokenizer"]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-TEXT = " ".join(f"The lighthouse number {n} was finished in the year {1800 + n}." for n in range(25))
-SMALL = {"window": 256, "overlap": 64, "near": 16}
-QUESTION = "In which year was the lighthouse number 7 finished?"
-NOTHING = CompressionOptions()
-
-
-class Killed(BaseException):
-    """What ends a process in these tests: nobody catches it."""
-
-
-Open = Callable[[], SmallDesk]
-
-
-@pytest.fixture
-def open_desk(database_url: str, tmp_path: Path, tiny: Callable[..., ReaderModel]) -> Iterator[Open]:
-    desks: list[SmallDesk] = []
-
-    def make() -> SmallDesk:
-        desks.append(SmallDesk(Settings(tmp_path / "desk", database_url), tiny("llama", 1024)))
-        return desks[-1]
-
-    yield make
-    for desk in desks:
-        desk.close()
-
-
-@pytest.fixture
-def desk(open_desk: Open) -> SmallDesk:
-    """With two documents in a collection."""
-    desk = open_desk()
-    desk.create_collection("papers", 20, 5)
-    ingest(desk, "a.txt", TEXT)
-    ingest(desk, "b/c.txt", TEXT.replace("lighthouse", "harbour"))
-    return desk
-
-
-def work(desk: SmallDesk, kind: str, job_id: str) -> Job:
-    desk.start(kind)
-    while not (job := get_job(desk.engine, job_id)).finished:
-        time.sleep(0.01)
-    desk._workers.pop(kind).close()
-    return job
-
-
-def ingest(desk: SmallDesk, name: str, text: str) -> None:
-    intake = desk.take_in(papers(desk), [Upload(name, text.encode())])
-    assert work(desk, "ingest", intake.job_id).state == "succeeded"
-
-
-def papers(desk: SmallDesk) -> Collection:
-    return get_collection(desk.engine, "papers")
-
-
-def remember(desk: SmallDesk, *sources: str, **options: Any) -> Job:
-    job_id = desk.remember(papers(desk), sources, MemorySettings("none", SMALL | options))
-    return work(desk, "memory", job_id)
-
-
-def folders(desk: SmallDesk) -> list[Path]:
-    """Of memories, whole or not."""
-    return sorted((desk.settings.data / "memories").glob("*/*/*"))
-
-
-def ask(desk: SmallDesk, context: AnswerContext, **options: Any) -> Any:
-    asked = AnswerOptions(max_new_tokens=24, stop=(), **options)
-    context.check(asked, NOTHING)
-    return desk.qa("papers").answer(QUESTION, context.chosen(desk, "papers", QUESTION, asked))
 
 
 def test_a_document_is_remembered_and_answered_over_with_exact_citations(desk: SmallDesk) -> None:
@@ -364,67 +301,3 @@ def test_a_memory_that_the_disk_has_no_room_for_is_refused(
     failed = remember(desk, "a.txt")
     assert (failed.state, folders(desk)) == ("failed", [])
     assert "the disk has 0 MiB left" in str(failed.items[0].error)
-
-
-def test_what_has_no_effect_on_whole_documents_is_refused_by_name(desk: SmallDesk) -> None:
-    context = AnswerContext("document")
-    for options, compression, told in (
-        ({"memory": memory_options({"rate": 8})}, {}, "memory policy is 'kv_compress'; expected nothing"),
-        ({"memory": memory_options({"policy": "auto", "budget": 99})}, {}, "memory policy is 'auto'"),
-        ({"reading": "apart"}, {}, "reading is 'apart'; expected nothing, for context is 'document'"),
-        ({}, {"strategy": "best", "budget": 9}, "compression strategy is 'best'"),
-        ({"documents": tuple("abcdefghi")}, {}, "documents is 9; expected 1 to 8"),
-    ):
-        with pytest.raises(InvalidOption, match=told):
-            context.check(AnswerOptions(**options), compression_options(compression))
-    context.check(AnswerOptions(memory=memory_options({"policy": "none"})), NOTHING)
-    for wrong, told in (
-        ({"asked": "pages"}, "context is 'pages'; expected one of passages, document, auto"),
-        ({"entries": 9}, "entries is 9; expected nothing, for context is 'passages'"),
-        ({"asked": "auto", "entries": 0}, "entries is 0; expected at least 1"),
-    ):
-        with pytest.raises(InvalidOption, match=told):
-            AnswerContext(**wrong)
-
-
-def test_an_answer_over_whole_documents_takes_nothing_that_is_of_passages_alone(desk: SmallDesk) -> None:
-    remember(desk, "a.txt")
-    whole = desk.whole_documents(papers(desk), ["a.txt"], None)
-    assert AnswerOptions(whole=whole, memory=memory_options({"policy": "none"})).of_passages_alone == {}
-    for options, told in (
-        ({"memory": memory_options({"rate": 8})}, "memory policy is 'kv_compress'; expected nothing, for whole"),
-        ({"reading": "together"}, "reading is 'together'; expected nothing"),
-        ({"shorten": desk.shortener(compression_options({"rate": 4}))}, "shorten is .*'perception'.*expected"),
-    ):
-        with pytest.raises(InvalidOption, match=told):
-            AnswerOptions(whole=whole, **options)
-
-
-def test_whole_documents_need_a_memory_where_they_are_asked_for_and_auto_takes_them_where_it_pays(
-    desk: SmallDesk,
-) -> None:
-    def context_of(asked: str, **options: Any) -> str:
-        return str(ask(desk, AnswerContext(asked), **options).usage.context)  # type: ignore[arg-type]
-
-    long = {"form": "long", "documents": ("a.txt",)}
-    with pytest.raises(MemoryNotFound, match=r"of 'a\.txt'"):
-        context_of("document", documents=("a.txt",))
-    with pytest.raises(MemoryNotFound, match=r"b/c\.txt"):
-        context_of("document", k=40)
-    assert context_of("auto", **long) == "passages"
-    remember(desk, "a.txt")
-    assert context_of("document", k=40) == "document"
-    assert context_of("auto", **long) == "document"
-    assert context_of("auto", documents=("a.txt",)) == "passages"
-    assert context_of("auto", form="long") == "passages"
-    assert context_of("auto", **long, k=40) == "passages"
-    assert context_of("auto", **long | {"documents": ("a.txt", "b/c.txt")}) == "passages"
-    assert context_of("auto", **long, reading="apart") == "passages"
-    assert context_of("auto", **long, shorten=desk.shortener(compression_options({"rate": 4}))) == "passages"
-    assert context_of("passages", **long) == "passages"
-
-
-def test_an_empty_collection_has_nothing_to_attend_to(desk: SmallDesk) -> None:
-    for name in ("a.txt", "b/c.txt"):
-        desk.delete_document(papers(desk), name)
-    assert ask(desk, AnswerContext("document")).finish_reason == "no_passages"

@@ -1,0 +1,83 @@
+"""What an answer stands on: passages or whole documents, and what goes with which."""
+
+from typing import Any
+
+import pytest
+
+from refdesk.app.context import AnswerContext
+from refdesk.app.memories import MemoryNotFound
+from refdesk.compressor.options import compression_options
+from refdesk.memory.options import memory_options
+from refdesk.reader.errors import InvalidOption
+from refdesk.reader.qa import AnswerOptions
+from tests.app.papers import NOTHING, ask, desk, open_desk, papers, remember
+from tests.eval.conftest import SmallDesk
+from tests.reader.conftest import tiny, tokenizer
+
+__all__ = ["desk", "open_desk", "tiny", "tokenizer"]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_what_has_no_effect_on_whole_documents_is_refused_by_name(desk: SmallDesk) -> None:
+    context = AnswerContext("document")
+    for options, compression, told in (
+        ({"memory": memory_options({"rate": 8})}, {}, "memory policy is 'kv_compress'; expected nothing"),
+        ({"memory": memory_options({"policy": "auto", "budget": 99})}, {}, "memory policy is 'auto'"),
+        ({"reading": "apart"}, {}, "reading is 'apart'; expected nothing, for context is 'document'"),
+        ({}, {"strategy": "best", "budget": 9}, "compression strategy is 'best'"),
+        ({"documents": tuple("abcdefghi")}, {}, "documents is 9; expected 1 to 8"),
+    ):
+        with pytest.raises(InvalidOption, match=told):
+            context.check(AnswerOptions(**options), compression_options(compression))
+    context.check(AnswerOptions(memory=memory_options({"policy": "none"})), NOTHING)
+    for wrong, told in (
+        ({"asked": "pages"}, "context is 'pages'; expected one of passages, document, auto"),
+        ({"entries": 9}, "entries is 9; expected nothing, for context is 'passages'"),
+        ({"asked": "auto", "entries": 0}, "entries is 0; expected at least 1"),
+    ):
+        with pytest.raises(InvalidOption, match=told):
+            AnswerContext(**wrong)
+
+
+def test_an_answer_over_whole_documents_takes_nothing_that_is_of_passages_alone(desk: SmallDesk) -> None:
+    remember(desk, "a.txt")
+    whole = desk.whole_documents(papers(desk), ["a.txt"], None)
+    assert AnswerOptions(whole=whole, memory=memory_options({"policy": "none"})).of_passages_alone == {}
+    for options, told in (
+        ({"memory": memory_options({"rate": 8})}, "memory policy is 'kv_compress'; expected nothing, for whole"),
+        ({"reading": "together"}, "reading is 'together'; expected nothing"),
+        ({"shorten": desk.shortener(compression_options({"rate": 4}))}, "shorten is .*'perception'.*expected"),
+    ):
+        with pytest.raises(InvalidOption, match=told):
+            AnswerOptions(whole=whole, **options)
+
+
+def test_whole_documents_need_a_memory_where_they_are_asked_for_and_auto_takes_them_where_it_pays(
+    desk: SmallDesk,
+) -> None:
+    def context_of(asked: str, **options: Any) -> str:
+        return str(ask(desk, AnswerContext(asked), **options).usage.context)  # type: ignore[arg-type]
+
+    long = {"form": "long", "documents": ("a.txt",)}
+    with pytest.raises(MemoryNotFound, match=r"of 'a\.txt'"):
+        context_of("document", documents=("a.txt",))
+    with pytest.raises(MemoryNotFound, match=r"b/c\.txt"):
+        context_of("document", k=40)
+    assert context_of("auto", **long) == "passages"
+    remember(desk, "a.txt")
+    assert context_of("document", k=40) == "document"
+    assert context_of("auto", **long) == "document"
+    assert context_of("auto", documents=("a.txt",)) == "passages"
+    assert context_of("auto", form="long") == "passages"
+    assert context_of("auto", **long, k=40) == "passages"
+    assert context_of("auto", **long | {"documents": ("a.txt", "b/c.txt")}) == "passages"
+    assert context_of("auto", **long, reading="apart") == "passages"
+    assert context_of("auto", **long, shorten=desk.shortener(compression_options({"rate": 4}))) == "passages"
+    assert context_of("passages", **long) == "passages"
+
+
+def test_an_empty_collection_has_nothing_to_attend_to(desk: SmallDesk) -> None:
+    for name in ("a.txt", "b/c.txt"):
+        desk.delete_document(papers(desk), name)
+    assert ask(desk, AnswerContext("document")).finish_reason == "no_passages"
