@@ -23,7 +23,7 @@ import torch
 from bench.kv_memory import MODELS, head, note, row
 from refdesk.craft.adapter_folder import save_adapter
 from refdesk.craft.answering import AnswerCourse
-from refdesk.craft.course import Step
+from refdesk.craft.course import Step, result
 from refdesk.craft.encoding import encode_lesson, encode_lessons
 from refdesk.craft.errors import LessonTooLong
 from refdesk.craft.lesson import Exercise, Lesson, read_lessons
@@ -125,8 +125,9 @@ def measure(folder: Path, minutes: float, name: str) -> None:
         course.run(report)
         outcome = course.learned()
         if isinstance(course, LoraCourse):
-            card = {"name": name, "base_name": model.name, "base_fingerprint": model.fingerprint}
-            save_adapter(KEPT / re.sub(r"\W+", "-", name), course.outcome(), card | {"recipe": asdict(recipe)})
+            card: dict[str, Any] = {"name": name, "base_name": model.name, "base_fingerprint": model.fingerprint}
+            card |= {"recipe": asdict(recipe), "result": result(outcome)}
+            save_adapter(KEPT / re.sub(r"\W+", "-", name), course.outcome(), card)
         losses: dict[str, list[float]] = {kind: [] for kind in KINDS}
         for lesson in held:
             asked = [one for one in lesson.exercises if one.kind == "answer"]

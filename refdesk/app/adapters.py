@@ -13,9 +13,10 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from refdesk import schema
-from refdesk.app.jobs import FINISHED
-from refdesk.craft.card import read_card
-from refdesk.craft.errors import AdapterBusy, AdapterExists, InvalidRecipe
+from refdesk.app.jobs import FINISHED, add_job, finish
+from refdesk.craft.card import CARD, read_card
+from refdesk.craft.errors import AdapterBusy, AdapterExists, InvalidLessons, InvalidRecipe
+from refdesk.craft.whole_folder import whole_folder
 from refdesk.database import transaction
 from refdesk.reader.errors import AdapterNotFound
 
@@ -27,6 +28,9 @@ NONE = "none"
 
 AUTO = "auto"
 """The shipped one where it fits the model, else none."""
+
+FILES = (CARD, "adapter_config.json", "adapter_model.safetensors")
+"""What an adapter's folder has."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -106,6 +110,34 @@ def add_adapter(connection: Connection, job_id: str, name: str, settings: Mappin
         connection.execute(insert(schema.adapter).values(name=name, job_id=job_id, settings=dict(settings)))
     except IntegrityError:
         raise AdapterExists(f"adapter {name!r} exists already; delete it, or choose another name") from None
+
+
+def adopt_adapter(engine: Engine, name: str, folder: Path, place: Path) -> AdapterEntry:
+    """Take in an adapter that was trained elsewhere: its `folder` is copied to `place`. It stands in the list as
+    one whose training is over.
+
+    Raises:
+        InvalidRecipe: a bad name.
+        InvalidLessons: no card can be read, or it says no result.
+        AdapterExists: the name is taken.
+    """
+    check_name(name)
+    card = read_card(folder / CARD)
+    try:
+        float(card["result"]["loss"]["all"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidLessons(
+            f"{folder / CARD} has no number at result.loss.all; expected what training wrote"
+        ) from error
+    with transaction(engine) as connection:  # files before it ends: an adapter in the list is whole
+        job = add_job(connection, "craft", None, [], 1)
+        add_adapter(connection, job, name, {})
+        finish(connection, job)
+        connection.execute(update(schema.adapter).where(_adapter.name == name).values(card=card))
+        with whole_folder(place) as part:
+            for file in FILES:
+                shutil.copy(folder / file, part / file)
+    return get_adapter(engine, name)
 
 
 def begin_again(connection: Connection, entry: AdapterEntry, job_id: str) -> None:

@@ -15,6 +15,7 @@ from refdesk.app.adapters import (
     NONE,
     SHIPPED,
     AdapterEntry,
+    adopt_adapter,
     craft_folders,
     delete_adapter,
     get_adapter,
@@ -240,6 +241,18 @@ class Desk:
         entry = start_training(self.engine, name, wanted)
         self._wake(Crafting.kind)
         return entry
+
+    def adopt_adapter(self, name: str, folder: Path) -> AdapterEntry:
+        """Take in an adapter that was trained elsewhere for this desk's model, by the folder that training left.
+
+        Raises:
+            AdapterNotFound, AdapterMismatch: the folder has none, or not one that the model can run.
+            InvalidRecipe, AdapterExists: of `name`; see `app.adapters`.
+        """
+        from refdesk.reader.adapter import load_adapter
+
+        load_adapter(folder, self.reader[0], name)
+        return adopt_adapter(self.engine, name, folder, self.adapter_folder(name))
 
     def delete_adapter(self, name: str) -> None:
         """Remove an adapter everywhere. Raises AdapterNotFound, AdapterBusy."""

@@ -1,6 +1,7 @@
 """Adapters over the REST interface and the command line of the real service, with the real models."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -224,7 +225,22 @@ def test_an_adapter_is_made_listed_used_and_deleted_on_the_command_line(data: Pa
     assert card["name"] == "tower"
     again = refdesk(data, "craft", "train", "tower", "--dataset", str(file), *values)
     assert (again.returncode, "exists already" in again.stderr) == (1, True)
+    folder = shutil.copytree(data / "adapters" / "tower", tmp_path / "elsewhere")
+    assert "tower2  ready" in refdesk(data, "adapters", "add", "tower2", str(folder)).stdout
+    for name, reason in (("tower2", "exists already"), ("Tower", "expected 1 to 64"), ("craft", "comes with")):
+        refused = refdesk(data, "adapters", "add", name, str(folder))
+        assert (refused.returncode, reason in refused.stderr) == (1, True)
+    (folder / "card.json").write_text(json.dumps({**card, "result": None}))
+    assert "result.loss.all" in refdesk(data, "adapters", "add", "tower3", str(folder)).stderr
+    (folder / "card.json").write_text(json.dumps({**card, "base_fingerprint": "0" * 16}))
+    assert "was trained for" in refdesk(data, "adapters", "add", "tower3", str(folder)).stderr
+    assert "card.json" in refdesk(data, "adapters", "add", "tower3", str(tmp_path)).stderr
+    assert "tower3" not in refdesk(data, "adapters").stdout
     assert refdesk(data, "adapters", "delete", "tower", "--yes").returncode == 0
+    (data / "notes.md").write_text("The Selby Tower was finished in 1818.")
+    assert refdesk(data, "ingest", str(data / "notes.md")).returncode == 0
+    assert refdesk(data, "ask", "--adapter", "tower2", "When was the Selby Tower finished?").returncode == 0
+    assert refdesk(data, "adapters", "delete", "tower2", "--yes").returncode == 0
     assert "tower" not in refdesk(data, "adapters").stdout
     assert refdesk(data, "craft", "train", "x", "--set", "rank=many", "--dataset", str(file)).returncode == 2
     assert refdesk(data, "craft", "prepare", str(tmp_path / "out")).returncode == 2

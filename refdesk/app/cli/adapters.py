@@ -1,5 +1,7 @@
 """`refdesk adapters`: what answers, besides the model as it is."""
 
+from pathlib import Path
+
 import click
 
 from refdesk.app.adapters import AdapterEntry, get_adapter, list_adapters
@@ -18,7 +20,7 @@ adapter_option = click.option(
 @as_json
 @click.pass_context
 def adapters(context: click.Context, /, as_json: bool) -> None:
-    """List, show and delete adapters; `refdesk craft train` makes them."""
+    """List, show, add and delete adapters; `refdesk craft train` makes them."""
     list_unless_told(context, list_all)
 
 
@@ -43,6 +45,20 @@ def show(settings: Settings, name: str) -> None:
     """The card of an adapter: what it was made of, and what it came to."""
     with open_desk(settings) as desk:
         print_json(adapter_message(get_adapter(desk.engine, name)))
+
+
+@adapters.command()
+@click.argument("name")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.pass_obj
+def add(settings: Settings, name: str, folder: Path) -> None:
+    """Take in an adapter that was trained elsewhere, as NAME.
+
+    FOLDER is what training left there: the folder adapters/NAME of the data folder.
+    """
+    with open_desk(settings) as desk:
+        entry = desk.adopt_adapter(name, folder)
+    click.echo(f"{entry.name}  {_state(entry)}")
 
 
 @adapters.command()
