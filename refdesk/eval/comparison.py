@@ -26,6 +26,7 @@ _TELLING = (
     "memory",
     "compression",
     "form",
+    "abstain",
     "adapter",
     "part",
 )

@@ -20,6 +20,7 @@ from refdesk.eval.task import Task
 from refdesk.eval.tasks import find_task
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import memory_options
+from refdesk.reader.abstention import check_threshold
 from refdesk.reader.answer_form import AnswerForm, check_form
 from refdesk.reader.errors import InvalidOption
 from refdesk.reader.prompt import AskedReading, check_reading
@@ -38,8 +39,9 @@ class RunSettings:
     `seed`; None for all. `k`, `search`: of pipelines that retrieve, in chunks. `budget`: of pipelines that cut, in
     tokens of the reader. `collection`: where a data set without documents of its own is asked. `metrics`: None for
     those that the task names. `benchmarks`: where the data of named tasks lie; see `benchmark_folder`. None
-    elsewhere: the task's default. `reading`, `memory`, `compression`, `form`, `adapter`: as a question's options;
-    memory None keeps everything, compression None too, adapter None is the service's own. Answers are greedy.
+    elsewhere: the task's default. `reading`, `memory`, `compression`, `form`, `abstain`, `adapter`: as a
+    question's options; memory None keeps everything, compression None too, adapter None is the service's own.
+    Answers are greedy.
     """
 
     task: str
@@ -57,6 +59,7 @@ class RunSettings:
     memory: Mapping[str, Any] | None = None
     compression: Mapping[str, Any] | None = None
     form: AnswerForm | None = None
+    abstain: float | None = None
     adapter: str | None = None
     metrics: tuple[str, ...] | None = None
     benchmarks: str = ""
@@ -150,6 +153,7 @@ def _check_numbers(settings: RunSettings, task: Task) -> None:
     try:
         check_reading(settings.reading)
         check_form(settings.form or task.form)
+        check_threshold(settings.abstain)
         memory_options(settings.memory)
         compression_options(settings.compression)
     except (InvalidOption, InvalidMemory, InvalidCompression) as error:

@@ -181,6 +181,7 @@ class _Reader:
             reading=self._plan.settings.reading,
             memory=self._memory,
             form=self._plan.settings.form or self._plan.task.form,
+            abstain=self._plan.settings.abstain,
             adapter=self._adapter,
             heads=self._heads,
             shorten=self._desk.shortener(self._compression.guided_by(example.guiding)),

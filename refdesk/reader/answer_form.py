@@ -11,6 +11,9 @@ AnswerForm = Literal["short", "long", "quote"]
 NOT_FOUND = "It cannot be found in the passages."
 """What a trained model says where the passages do not hold the answer."""
 
+NOT_FOUND_OPENING = "It cannot be found"
+"""Whatever begins so says the same."""
+
 LONGEST_SHORT = 200
 """Characters: an answer of more is a long one."""
 

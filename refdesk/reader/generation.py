@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from refdesk.memory.allotment import Layout
 from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions
+from refdesk.reader.abstention import Abstention
 from refdesk.reader.errors import InvalidOption
 
 if TYPE_CHECKING:  # torch takes seconds to import
@@ -58,7 +59,7 @@ class GenerationRequest:
     run. `stop`: the text ends before the first of these strings. `deadline_s`: seconds from submission, time
     in the queue included. `continuations`: token ids whose likelihood behind the prompt is asked for besides;
     they change nothing of what is generated. `adapter`: what is added to the model's weights for this request;
-    it reads everything, and its runs are its own.
+    it reads everything, and its runs are its own. `abstention`: what may be said in place of an answer, and when.
 
     `recall`: memories of documents that `token_ids` and what is generated attend to besides; they stand behind the
     front. `collect`: gets the sequence when `token_ids` have been read, in the engine's own thread; `heads` then
@@ -84,6 +85,7 @@ class GenerationRequest:
     catalyst: tuple[int, ...] = ()
     heads: "RetainingHeads | None" = None
     in_line: bool = False
+    abstention: Abstention | None = None
     recall: "RecallRequest | None" = None
     collect: "Callable[[Sequence], None] | None" = None
 
@@ -111,7 +113,8 @@ class GenerationRequest:
 
     def all_ids(self) -> Iterator[int]:
         """Every token id in it."""
-        return chain(*self.front, *self.passages, self.token_ids, *self.continuations, self.catalyst)
+        said = () if self.abstention is None else self.abstention.token_ids
+        return chain(*self.front, *self.passages, self.token_ids, *self.continuations, self.catalyst, said)
 
     @property
     def prompt_tokens(self) -> int:
@@ -119,9 +122,14 @@ class GenerationRequest:
         return sum(map(len, (*self.front, *set(self.passages), self.token_ids)))
 
     @property
+    def scored(self) -> tuple[tuple[int, ...], ...]:
+        """Every text whose likelihood behind the prompt may be asked for."""
+        return self.continuations + (() if self.abstention is None else (self.abstention.opening,))
+
+    @property
     def room(self) -> int:
         """Positions kept for what comes behind the prompt."""
-        return max(self.max_new_tokens, *map(len, self.continuations), 0)
+        return max(self.max_new_tokens, *map(len, self.scored), 0)
 
     @property
     def layout(self) -> Layout:

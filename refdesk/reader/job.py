@@ -1,6 +1,7 @@
 """A request on its way: what it has generated, and how it becomes text."""
 
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 
 import torch
@@ -9,6 +10,7 @@ from refdesk.memory.options import KEEP_EVERYTHING
 from refdesk.memory.runs import Run, RunKey
 from refdesk.memory.sequence import Sequence
 from refdesk.memory.unlimiformer import Recall
+from refdesk.reader.abstention import Abstention
 from refdesk.reader.detokenize import Detokenizer, StopFilter
 from refdesk.reader.generation import NOTHING_HELD, FinishReason, Generation, GenerationRequest, MemoryUse
 from refdesk.reader.model import ReaderModel
@@ -46,6 +48,7 @@ class Job:
         self._generated: list[int] = []
         self._text: list[str] = []
         self._nll: dict[int, tuple[float, ...]] = {}
+        self._withheld: tuple[float, ...] = ()  # of abstaining, nll by token
         self._peak_entries = self._peak_blocks = 0
         self._sampler = Sampler(request.temperature, request.top_p, request.seed)
         self._detokenizer = Detokenizer(model.tokenizer)
@@ -96,9 +99,39 @@ class Job:
             return
         behind = logits.clone()  # a view of one row would hold all the rows of its step
         for index, continuation in enumerate(self.request.continuations):
-            self._score(index, continuation, behind)
+            self._score(continuation, behind, partial(self._scored, index, behind))
         if not self.request.continuations:  # else the last that is scored goes on
-            self._decode(logits)
+            self._begin_answer(behind)
+
+    def _scored(self, index: int, behind: torch.Tensor, nll: tuple[float, ...]) -> None:
+        self._nll[index] = nll
+        if len(self._nll) == len(self.request.continuations):
+            self._let_forks_go()
+            self._begin_answer(behind)
+
+    def _begin_answer(self, behind: torch.Tensor) -> None:
+        """Answer behind the prompt, whose logits are `behind`; find out first whether to abstain, if that is asked
+        for and in doubt."""
+        self._decode_started = perf_counter()
+        self.readings = []
+        abstention = self.request.abstention
+        if abstention is None or not abstention.matters(behind[0], self.request.temperature == 0):
+            self._decode(behind)
+        else:
+            self._score(abstention.opening, behind, partial(self._weighed, abstention, behind))
+
+    def _weighed(self, abstention: Abstention, behind: torch.Tensor, nll: tuple[float, ...]) -> None:
+        """Abstain at once, or answer with what abstaining takes of the probability withheld."""
+        self._let_forks_go()
+        if not abstention.decided(nll):
+            self._withheld = nll
+            self._decode(behind)
+            return
+        ended: FinishReason | None = None
+        for token_id in abstention.token_ids:
+            if (ended := self._say(token_id)) is not None:
+                break
+        self.end(ended or "stop")
 
     def _collected(self, collect: Callable[[Sequence], None]) -> bool:
         """Whether who collects could. What goes wrong there is no matter of the other requests."""
@@ -110,18 +143,17 @@ class Job:
             return False
         return True
 
-    def _score(self, index: int, continuation: tuple[int, ...], behind: torch.Tensor) -> None:
+    def _score(
+        self, continuation: tuple[int, ...], behind: torch.Tensor, done: Callable[[tuple[float, ...]], None]
+    ) -> None:
         """Read a continuation behind the prompt, whose logits are `behind`, in a sequence of its own that shares
-        what the prompt left. Its last token need not be read."""
+        what the prompt left. Its last token need not be read. `done` gets the nll of each of its tokens."""
         *front, last = continuation
         reading: Reading | None = None
 
         def scored(logits: torch.Tensor) -> None:
             read = [] if reading is None else reading.nll
-            self._nll[index] = (*read, *token_nll(logits, (last,)).tolist())
-            if len(self._nll) == len(self.request.continuations):
-                self._let_forks_go()
-                self._decode(behind)
+            done((*read, *token_nll(logits, (last,)).tolist()))
 
         if not front:
             scored(behind)
@@ -134,22 +166,14 @@ class Job:
         self.readings.append(reading)
 
     def _decode(self, logits: torch.Tensor) -> None:
-        """Choose the next token and hand out the text it completes; have it read unless the text has ended."""
-        if self._decode_started is None:
-            self._decode_started = perf_counter()
+        """Choose the next token, hand out the text it completes, and have it read unless the text has ended."""
         self.readings = []
-        token_id = self._sampler.pick(logits[0])
-        self._generated.append(token_id)
-        ended: FinishReason | None = None
-        if token_id in self._end_ids:
-            ended = "stop"
-        else:
-            piece, stopped = self._stop.push(self._detokenizer.push(token_id))
-            self._put(piece)
-            if stopped:
-                ended = "stop"
-            elif len(self._generated) == self.request.max_new_tokens:
-                ended = "length"
+        row = logits[0]
+        if self._withheld:
+            assert self.request.abstention is not None
+            row = self.request.abstention.withhold(row, self._generated, self._withheld)
+        token_id = self._sampler.pick(row)
+        ended = self._say(token_id)
         if ended is not None:
             self.end(ended)
             return
@@ -165,6 +189,17 @@ class Job:
                 recall=self._recall,
             )
         ]
+
+    def _say(self, token_id: int) -> FinishReason | None:
+        """Hand out the text that a token completes; why it was the last one, if it was."""
+        self._generated.append(token_id)
+        if token_id in self._end_ids:
+            return "stop"
+        piece, stopped = self._stop.push(self._detokenizer.push(token_id))
+        self._put(piece)
+        if stopped:
+            return "stop"
+        return "length" if len(self._generated) == self.request.max_new_tokens else None
 
     def end(self, reason: FinishReason) -> None:
         """Finish the stream and give the blocks back. The runs are still held."""

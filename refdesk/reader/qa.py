@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING, Literal
 from refdesk.memory.choice import choose
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import AS_NEEDED, KEEP_EVERYTHING, MemoryOptions
-from refdesk.reader.answer_form import AnswerForm, check_form, read_answer, room_for, write_answer
+from refdesk.reader.abstention import check_threshold
+from refdesk.reader.answer_form import AnswerForm, check_form, read_answer, room_for
+from refdesk.reader.answer_request import AnswerRequest
 from refdesk.reader.cancellation import Cancellation
 from refdesk.reader.citations import Citation, cite, cite_quotes
 from refdesk.reader.errors import DeadlineExceeded, Interrupted, InvalidOption, PromptTooLong
-from refdesk.reader.generation import (
-    FinishReason,
-    Generation,
-    GenerationRequest,
-    check_sampling,
-)
+from refdesk.reader.generation import FinishReason, Generation, GenerationRequest, check_sampling
 from refdesk.reader.passage import Passage
-from refdesk.reader.prompt import AskedReading, Prompt, check_reading, encode_answer, encode_segments
+from refdesk.reader.prompt import AskedReading, Prompt, check_reading, encode_segments
 from refdesk.reader.shortening import READ_WHOLE, Shorten, Shortening
 from refdesk.reader.submission import Submit
 from refdesk.reader.usage import Clock, Usage
@@ -47,7 +44,9 @@ class AnswerOptions:
     whole answer, from the call. `reading`: the passages `together`, as one text, or `apart`, each by itself and
     shared with other questions; `auto` is together if they fit the window so. `memory`: how much the model holds
     of what it reads; by default everything, if it fits the window. `heads`: what a policy that is learned keeps
-    by; those that were trained for the model and `adapter`. `form`: short, long, or with a quote first.
+    by; those that were trained for the model and `adapter`. `form`: short, long, or with a quote first. `abstain`:
+    from which probability of it on the answer is that it cannot be found, by default where the model's likeliest
+    words say so; 1 is never.
     `reference`: a right answer whose likelihood is asked for; it changes nothing of the answer. `shorten`: what
     makes passages shorter before they are read. `whole`: documents that are attended to in place of passages; then
     nothing is retrieved. The rest as in `GenerationRequest`.
@@ -67,6 +66,7 @@ class AnswerOptions:
     reading: AskedReading = "auto"
     memory: MemoryOptions = AS_NEEDED
     form: AnswerForm = "short"
+    abstain: float | None = None
     adapter: "Adapter | None" = None
     heads: "RetainingHeads | None" = None
     reference: str | None = None
@@ -77,6 +77,7 @@ class AnswerOptions:
         if not 1 <= self.k <= 100:
             raise InvalidOption("k", self.k, "1 to 100")
         check_form(self.form)
+        check_threshold(self.abstain)
         if not 1 <= self.room <= 4096:
             raise InvalidOption("max_new_tokens", self.max_new_tokens, "1 to 4096")
         if self.documents is not None and (isinstance(self.documents, str) or not self.documents):
@@ -201,11 +202,10 @@ class QA:
             yield Token(NOTHING_FOUND)
             yield Done(_unread(NOTHING_FOUND, "no_passages", 0, clock))
             return
-        reference = _reference(options, self._model)
-        room = max(options.room, len(reference))
+        asked = AnswerRequest.of(options, self._model, open_book=bool(passages or whole))
         submit = self._submit(options, cancellation, clock)
         try:
-            shorter, shortening = self._shortened(question, passages, room, options, submit)
+            shorter, shortening = self._shortened(question, passages, asked.room, options, submit)
         except Interrupted as interrupted:
             if interrupted.reason == "deadline" and options.deadline_s is not None:
                 raise DeadlineExceeded(options.deadline_s) from interrupted
@@ -215,9 +215,9 @@ class QA:
             return
         clock.lap("compress")
         if whole:
-            prompt, request = self._over(whole, question, options, reference)
+            prompt, request = self._over(whole, question, asked)
         else:
-            prompt, request = self._fitted(question, shorter, options, reference)
+            prompt, request = self._fitted(question, shorter, asked)
         clock.lap("prompt")
         stream = submit(request)  # what cannot be served fails here, before any event
         try:
@@ -275,38 +275,38 @@ class QA:
         return options.shorten(question, passages, self._model.window - new - around, submit)
 
     def _over(
-        self, whole: "WholeDocuments", question: str, options: AnswerOptions, reference: tuple[int, ...]
+        self, whole: "WholeDocuments", question: str, asked: AnswerRequest
     ) -> tuple[Prompt, GenerationRequest]:
         """The prompt behind whole documents, and how the engine is asked for it; nothing of it is evicted."""
-        segments = encode_segments(question, (), self._model, options.form, open_book=True)
-        prompt = segments.fitted(self._model.window, max(options.room, len(reference)))
-        return prompt, replace(_request(prompt, KEEP_EVERYTHING, options, reference), recall=whole.recall)
+        segments = encode_segments(question, (), self._model, asked.options.form, open_book=True)
+        prompt = segments.fitted(self._model.window, asked.room)
+        return prompt, replace(asked.generation(prompt, KEEP_EVERYTHING), recall=whole.recall)
 
     def _fitted(
-        self, question: str, passages: Sequence[Passage], options: AnswerOptions, reference: tuple[int, ...]
+        self, question: str, passages: Sequence[Passage], asked: AnswerRequest
     ) -> tuple[Prompt, GenerationRequest]:
         """The prompt, and how the engine is asked for it. What a caller asks for stands. Where that is `auto`,
         nothing is thinned that fits the window as it is to be read, the engine's memory, and the budget; else all
         of it is read under a budget, and passages are dropped only where not even that is possible."""
+        options = asked.options
         segments = encode_segments(question, passages, self._model, options.form)
         window, chunk, moves = self._model.window, self._engine.chunk_tokens, self._engine.moves_entries
-        room = max(options.room, len(reference))
 
         def fitted(memory: MemoryOptions) -> tuple[Prompt, GenerationRequest]:
-            prompt = segments.fitted(window, room, options.reading, memory=memory, chunk=chunk, moves=moves)
-            return prompt, _request(prompt, memory, options, reference)
+            prompt = segments.fitted(window, asked.room, options.reading, memory=memory, chunk=chunk, moves=moves)
+            return prompt, asked.generation(prompt, memory)
 
-        asked = options.memory
-        if not asked.auto:
-            return fitted(asked)
+        wanted = options.memory
+        if not wanted.auto:
+            return fitted(wanted)
         whole: tuple[Prompt, GenerationRequest] | None = None
         with suppress(PromptTooLong):  # thinned, it may yet fit
             whole = prompt, request = fitted(KEEP_EVERYTHING)
-            within = prompt.tokens <= asked.budget_for(prompt.tokens)
+            within = prompt.tokens <= wanted.budget_for(prompt.tokens)
             if within and not prompt.dropped and self._engine.can_hold(request):
                 return whole
         chosen = choose(
-            asked,
+            wanted,
             min(window, self._engine.capacity),
             chunk,
             len(segments.catalysts["question"]),
@@ -317,10 +317,10 @@ class QA:
         try:
             thinned = fitted(chosen)
         except (PromptTooLong, InvalidMemory):
-            if whole is None or asked.sized:
+            if whole is None or wanted.sized:
                 raise
             return whole
-        if thinned[0].dropped and whole is not None and not asked.sized:
+        if thinned[0].dropped and whole is not None and not wanted.sized:
             return whole
         return thinned
 
@@ -328,37 +328,6 @@ class QA:
 def _unread(text: str, reason: Literal["cancelled", "no_passages"], retrieved: int, clock: Clock) -> Answer:
     """An answer for which the model has read nothing."""
     return Answer(text, (), Usage(0, 0, retrieved, 0, 0, clock.seconds()), reason, ())
-
-
-def _request(
-    prompt: Prompt, memory: MemoryOptions, options: AnswerOptions, reference: tuple[int, ...]
-) -> GenerationRequest:
-    apart, policy = prompt.reading == "apart", memory.policy
-    # The instructions are a run too, unless a policy is to weigh them against the rest of one text. One that moves
-    # entries needs them where they are: in them lie the tokens where attention rests.
-    shared = apart or policy is None or policy.compact
-    return GenerationRequest(
-        front=(prompt.system,) if shared else (),
-        passages=prompt.passages if apart else (),
-        token_ids=prompt.question if apart else prompt.token_ids[len(prompt.system) if shared else 0 :],
-        memory=memory,
-        max_new_tokens=options.room,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        seed=options.seed,
-        stop=options.stop,
-        continuations=(reference,) if reference else (),
-        adapter=options.adapter,
-        catalyst=prompt.catalyst,
-        in_line=prompt.in_line,
-        heads=options.heads if policy is not None and policy.learned else None,
-    )
-
-
-def _reference(options: AnswerOptions, model: "ReaderModel") -> tuple[int, ...]:
-    if options.reference is None:
-        return ()
-    return encode_answer(write_answer(options.reference, "", options.form), model)
 
 
 def _mean(values: Sequence[float]) -> float:

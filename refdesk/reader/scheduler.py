@@ -144,7 +144,7 @@ class Scheduler:
         """The most blocks that a job will own while it reads, and afterwards, its continuations included."""
         slots, size = self._pool.shape.slots, self._pool.block_size
         reading, after = request.layout.own.blocks(slots, size, request.max_new_tokens, self._chunk_tokens)
-        forks = sum(slots * -(-(len(tokens) - 1) // size) for tokens in request.continuations)
+        forks = sum(slots * -(-(len(tokens) - 1) // size) for tokens in request.scored)
         return reading, after + forks
 
     def _leave(self, job: Job) -> None:

@@ -20,6 +20,14 @@ from refdesk.reader.qa import AnswerOptions, Done, Token
 _DEFAULT = AnswerOptions()
 
 
+abstain_option = click.option(
+    "--abstain",
+    type=float,
+    metavar="P",
+    help="Say that it cannot be found from this probability of it on, 1: never.  [default: as the model has it]",
+)
+
+
 @click.command()
 @click.argument("questions", nargs=-1, required=True, metavar="QUESTION...")
 @in_collection
@@ -40,6 +48,7 @@ _DEFAULT = AnswerOptions()
 @memory_option
 @compression_option
 @click.option("--form", type=click.Choice(get_args(AnswerForm)), default=_DEFAULT.form, show_default=True)
+@abstain_option
 @adapter_option
 @as_json
 @click.pass_obj

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from refdesk.app.build import Desk
 from refdesk.app.cli.adapters import adapter_option
+from refdesk.app.cli.ask import abstain_option
 from refdesk.app.cli.named_values import compression_option, memory_option
 from refdesk.app.cli.output import as_json, list_unless_told, notes, open_desk, print_json, read_file
 from refdesk.app.evaluation import cancel_run
@@ -58,6 +59,7 @@ def evaluation(context: click.Context, /, limit: int, as_json: bool) -> None:
 @memory_option
 @compression_option
 @click.option("--form", type=click.Choice(get_args(AnswerForm)), help="The task's own if left out.")
+@abstain_option
 @adapter_option
 @click.option("--metric", "metrics", multiple=True, help="In place of the task's own; may be repeated.")
 @click.option("--collection", "-c", help="Where a data set without documents of its own is asked.")

@@ -38,6 +38,7 @@ class EvaluationRequest(msgspec.Struct, forbid_unknown_fields=True):
     memory: dict[str, Any] | None = None
     compression: dict[str, Any] | None = None
     form: AnswerForm | None = None
+    abstain: float | None = _DEFAULT.abstain
     adapter: str | None = None
     metrics: list[str] | None = None
 
@@ -63,6 +64,7 @@ class EvaluationRequest(msgspec.Struct, forbid_unknown_fields=True):
             memory=self.memory,
             compression=self.compression,
             form=self.form,
+            abstain=self.abstain,
             adapter=self.adapter,
             metrics=None if self.metrics is None else tuple(self.metrics),
         )
