@@ -1,7 +1,7 @@
 """When to say that it cannot be found: the model's own choice against thresholds of its probability.
 
-`python -m bench.abstention PATH [QUESTIONS [NAME...]]`: names are those of `bench.craft`'s rows. Scores are kept in
-`.bench/evaluation`, as those of `bench.evaluation`.
+`python -m bench.abstention PATH [QUESTIONS [NAME...]]`: names are those of the rows of `bench.craft`. Scores are
+kept in `.bench/evaluation`, as those of `bench.evaluation`.
 """
 
 import sys

@@ -9,7 +9,7 @@ import pytest
 
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions, memory_options
-from refdesk.reader.answer_form import AnswerForm
+from refdesk.reader.answer_form import NOT_FOUND, AnswerForm
 from refdesk.reader.engine import Engine
 from refdesk.reader.errors import (
     DeadlineExceeded,
@@ -164,6 +164,7 @@ def test_a_question_longer_than_the_window_is_refused(qa: QA) -> None:
         ("documents", (), "at least one"),
         ("temperature", 9.0, "0"),
         ("deadline_s", -1.0, "more than 0"),
+        ("abstain", 0.0, "more than 0 and at most 1"),
     ],
 )
 def test_an_impossible_option_is_refused_with_value_and_range(option: str, value: object, expected: str) -> None:
@@ -193,6 +194,25 @@ def test_a_reference_is_measured_and_changes_nothing_of_the_answer(qa: QA, model
     assert asked.reference_nll is not None
     assert asked.reference_nll > 0
     assert (asked.text, asked.citations) == (plain.text, plain.citations)
+
+
+@pytest.mark.parametrize("form", ["short", "long", "quote"])
+def test_with_a_threshold_of_next_to_nothing_it_always_abstains(form: AnswerForm, qa: QA) -> None:
+    options = AnswerOptions(max_new_tokens=80, form=form, abstain=1e-300, reference="in the hall")
+    answer = qa.answer("where is it?", options)
+    assert (answer.text, answer.citations, answer.finish_reason) == (NOT_FOUND, (), "stop")
+    assert answer.well_formed
+    assert answer.reference_nll == qa.answer("where is it?", replace(options, abstain=None)).reference_nll
+    pieces = [event.text for event in qa.stream("where?", options) if isinstance(event, Token)]
+    assert "".join(pieces) == NOT_FOUND
+    cut = qa.answer("where is it?", replace(options, max_new_tokens=3))
+    assert (cut.finish_reason, cut.usage.completion_tokens) == ("length", 3)
+
+
+def test_closed_book_there_is_nothing_to_find_it_in(model: ReaderModel, engine: Engine) -> None:
+    qa = QA(lambda question, k, documents: (), model, engine, closed_book=True)
+    options = AnswerOptions(max_new_tokens=5)
+    assert qa.answer("where?", replace(options, abstain=1e-300)).text == qa.answer("where?", options).text
 
 
 def test_closed_book_asks_the_model_itself(model: ReaderModel, engine: Engine) -> None:
