@@ -16,7 +16,7 @@ from statistics import median
 
 from bench.evaluation import evaluate
 from bench.kv_memory import head, load, note, row
-from bench.long import NEEDLES, document, nlls
+from bench.long import NEEDLES, answering, document, nlls
 from refdesk.app.adapters import shipped_adapter
 from refdesk.eval.plan import RunSettings
 from refdesk.eval.tasks.files import read_text
@@ -141,6 +141,7 @@ def _ask(
         front=(question.before,),
         continuations=(encode_answer(NEEDLES[city][0], model),),
         adapter=adapter,
+        abstention=None if recall is None else answering(model),
         recall=recall,
     )
     return engine.submit(request).result()

@@ -23,13 +23,16 @@ from refdesk.app.heads import find_heads
 from refdesk.eval.tasks.files import read_text
 from refdesk.memory.options import MemoryOptions, memory_options
 from refdesk.memory.retaining_heads import RetainingHeads
+from refdesk.reader.abstention import Abstention
 from refdesk.reader.adapter import Adapter, load_adapter
+from refdesk.reader.answer_request import AnswerRequest
 from refdesk.reader.engine import Engine
 from refdesk.reader.generation import Generation, GenerationRequest
 from refdesk.reader.heads import load_heads
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
 from refdesk.reader.prompt import build_prompt, encode_answer, encode_segments
+from refdesk.reader.qa import AnswerOptions
 
 BUDGET = 2048
 POLICY = "infinipot"
@@ -137,6 +140,11 @@ def document(model: ReaderModel, novel: list[int], count: int) -> tuple[int, ...
     return tuple(tokens[:count])
 
 
+def answering(model: ReaderModel) -> Abstention | None:
+    """Whoever asks for a passkey wants one: a guess counts, that it cannot be found does not."""
+    return AnswerRequest.of(AnswerOptions(abstain=1.0), model, open_book=True).abstention
+
+
 def _ask(
     model: ReaderModel,
     adapter: Adapter | None,
@@ -164,6 +172,7 @@ def _ask(
         adapter=adapter,
         catalyst=segments.catalysts[memory.policy.catalyst],
         heads=heads,
+        abstention=answering(model),
     )
     return engine.submit(request).result()
 
