@@ -51,7 +51,7 @@ def compared(run: RunSettings) -> list[RunSettings]:
     thinned = [{"policy": policy, "budget": ATTENDED} for policy in ("locret", "infinipot")]
     return [
         *(replace(run, pipeline=name) for name in ("closed_book", "truncation", "top_k", "document")),
-        replace(run, pipeline="document_locret"),
+        *(replace(run, pipeline=f"document_{policy}") for policy in ("locret", "infinipot")),
         *(replace(run, pipeline="full", reading="together", memory=memory) for memory in thinned),
     ]
 

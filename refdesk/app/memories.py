@@ -42,7 +42,8 @@ class MemoryNotFound(Exception):
 @dataclass(frozen=True)
 class MemoryCard:
     """What a memory was made with: `options` of `reader.remember.RememberOptions`, the name of the `adapter` (or
-    `none`), the fingerprint of the `heads` that thinned it, if any did. `tokens`: of the document."""
+    `none`), the fingerprint of the `heads` that thinned it, if any did. `tokens`: of the document. A memory that
+    holds everything has no option `keep`."""
 
     tokens: int
     options: dict[str, Any]

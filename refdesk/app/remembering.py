@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,7 +18,7 @@ from refdesk.app.worker import Cancelled, Progress, Stopping
 from refdesk.database import transaction
 from refdesk.eval import desk as evaluation
 from refdesk.memory.errors import InvalidMemory
-from refdesk.reader.errors import EngineClosed, Interrupted, InvalidOption, ReaderError
+from refdesk.reader.errors import EngineClosed, Interrupted, ReaderError
 from refdesk.retriever.collections import Collection, get_collection
 from refdesk.retriever.documents import Document, document_text, get_document, list_documents
 from refdesk.retriever.errors import InvalidUpload, RetrieverError, UnknownDocument
@@ -61,7 +61,7 @@ class Desk(evaluation.Desk, Protocol):
 
 @dataclass(frozen=True)
 class _Reading:
-    """What all documents of a job are read with."""
+    """What all documents of a job are read with. `options`: what is kept of thinned ones is chosen, not `auto`."""
 
     model: "ReaderModel"
     engine: "Engine"
@@ -103,9 +103,12 @@ class _Reading:
 
     def card(self, tokens: tuple[int, ...]) -> MemoryCard:
         """What a memory of `tokens` is made with."""
+        options = asdict(self.options) | {"layers": list(self.plan().retrieving)}
+        if self.options.rate == 1:
+            del options["keep"]  # nothing is chosen
         return MemoryCard(
             tokens=len(tokens),
-            options=asdict(self.options) | {"layers": list(self.plan().retrieving)},
+            options=options,
             adapter="none" if self.adapter is None else self.adapter.name,
             heads="" if self.heads is None else self.heads.fingerprint,
         )
@@ -253,15 +256,15 @@ class Remembering:
 
 
 def _reading(desk: Desk, collection: Collection, wanted: MemorySettings) -> _Reading:
-    """Raises InvalidOption where there are no heads to thin with, and what `start_remembering` raises besides."""
+    """Raises what `start_remembering` raises."""
+    from refdesk.reader.thinning import thinning_of
+
     options = wanted.remember_options()
     adapter = desk.adapter(wanted.adapter, collection.name)
-    heads = desk.heads(adapter) if options.rate > 1 else None
-    if options.rate > 1 and heads is None:
-        name = "no adapter" if adapter is None else f"adapter {adapter.name!r}"
-        expected = f"1, for there are no retaining heads for this model with {name} that say what to keep"
-        raise InvalidOption("rate", options.rate, expected)
-    return _Reading(*desk.reader, adapter, heads, options)
+    model, engine = desk.reader
+    heads = desk.heads(adapter) if options.rate > 1 and options.keep != "infinipot" else None
+    thinning = thinning_of(options.keep, options.rate, model, adapter, heads)
+    return _Reading(model, engine, adapter, heads, replace(options, keep=thinning.keep))
 
 
 def _all_documents(desk: Desk, collection: Collection) -> list[Document]:

@@ -53,7 +53,7 @@ class Memories:
         self._engine = engine
         self._options = options
         self._adapter = adapter
-        self._heads = heads if options.rate > 1 else None
+        self._heads = heads
         self._count_tokens = count_tokens
         self._progress = progress
         self._held: OrderedDict[str, _Remembered] = OrderedDict()

@@ -5,9 +5,9 @@ those that serve users. A new one is a function and a line in `PIPELINES`.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,8 +61,8 @@ class Pipeline:
     """`sees_question`: what the reader sees depends on the question. `indexed`: documents are ingested, and
     found by search; otherwise they are given, and where they do not all fit the window the question has no
     answer, rather than one from what is left. `ranks`: they come best first. `needs`: what must be known of a
-    question, `gold` or `relevance`. `remembers`: nothing is read; documents are held in memories, by one entry in
-    so many, and attended to as far as the budget goes."""
+    question, `gold` or `relevance`. `remembers`: nothing is read; documents are held in memories, made with these
+    options of `reader.remember.RememberOptions`, and attended to as far as the budget goes."""
 
     summary: str
     sees_question: bool
@@ -71,7 +71,7 @@ class Pipeline:
     ranks: bool = False
     needs: Literal["", "gold", "relevance"] = ""
     closed_book: bool = False
-    remembers: float | None = None
+    remembers: Mapping[str, Any] | None = None
 
     def knows_enough(self, example: Example) -> bool:
         """Whether what the pipeline needs to know of a question is known."""
@@ -198,9 +198,18 @@ PIPELINES: dict[str, Pipeline] = {
         "whole documents, of which attention looks for as many entries as the budget has tokens",
         True,
         _closed_book,
-        remembers=1.0,
+        remembers={},
     ),
     "document_locret": Pipeline(
-        "the same over an eighth of their entries, chosen by retaining heads", True, _closed_book, remembers=8.0
+        "the same over an eighth of their entries, chosen by retaining heads",
+        True,
+        _closed_book,
+        remembers={"rate": 8.0, "keep": "locret"},
+    ),
+    "document_infinipot": Pipeline(
+        "the same over an eighth of their entries, chosen by InfiniPot",
+        True,
+        _closed_book,
+        remembers={"rate": 8.0, "keep": "infinipot"},
     ),
 }

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
+from typing import Any
 
 from refdesk.compressor.errors import InvalidCompression
 from refdesk.compressor.options import compression_options
@@ -22,7 +23,7 @@ from refdesk.eval.runs import add_score, note_versions, scored_ids
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import memory_options
 from refdesk.reader.citations import is_abstention
-from refdesk.reader.errors import EngineClosed, Interrupted, MemoryTooSmall, PromptTooLong
+from refdesk.reader.errors import EngineClosed, Interrupted, InvalidOption, MemoryTooSmall, PromptTooLong
 from refdesk.reader.passage import Passage
 from refdesk.reader.qa import QA, Answer, AnswerOptions
 
@@ -143,19 +144,18 @@ class _Reader:
         )
         self._memories = self._made_memories(plan.pipeline.remembers, lambda: tell("read"))
 
-    def _made_memories(self, rate: float | None, progress: Callable[[], None]) -> Memories | None:
+    def _made_memories(self, asked: Mapping[str, Any] | None, progress: Callable[[], None]) -> Memories | None:
         """Raises InvalidRun where there are no heads to thin with."""
-        if rate is None:
+        if asked is None:
             return None
-        if rate > 1 and self._heads is None:
-            name = "no adapter" if self._adapter is None else f"adapter {self._adapter.name!r}"
-            raise InvalidRun(
-                f"pipeline {self._plan.settings.pipeline!r} keeps one entry in {rate:g}, but there are no"
-                f" retaining heads for {self._model.name} with {name} that say which"
-            )
         from refdesk.reader.remember import RememberOptions
+        from refdesk.reader.thinning import thinning_of
 
-        options, count = RememberOptions(rate=rate), self._desk.embedder.count_tokens
+        options, count = RememberOptions(**asked), self._desk.embedder.count_tokens
+        try:
+            thinning_of(options.keep, options.rate, self._model, self._adapter, self._heads)
+        except InvalidOption as error:
+            raise InvalidRun(f"pipeline {self._plan.settings.pipeline!r} cannot be run: {error}") from error
         return Memories(self._model, self._engine, options, self._adapter, self._heads, count, progress)
 
     def _fits_more(self) -> bool:

@@ -52,8 +52,8 @@ class GenerationRequest:
     is read behind them and sees no other passage; `token_ids` are read behind the longest, or `in_line` behind all
     of them one behind the other, and see all of it. `memory`: how much of what is read is held; of a prompt
     without passages that is `token_ids`, for which there is what the front leaves, of one with passages it is
-    these. `catalyst` and `heads`: what its policy asks for, the retaining heads trained for the model with this
-    very adapter.
+    these; at the rate 1 its policy evicts nothing, but scores what is read. `catalyst` and `heads`: what the
+    policy asks for, the retaining heads trained for the model with this very adapter.
 
     `temperature` 0 is greedy and ignores `top_p` and `seed`; without a `seed` sampling differs from run to
     run. `stop`: the text ends before the first of these strings. `deadline_s`: seconds from submission, time
@@ -62,8 +62,7 @@ class GenerationRequest:
     it reads everything, and its runs are its own. `abstention`: what may be said in place of an answer, and when.
 
     `recall`: memories of documents that `token_ids` and what is generated attend to besides; they stand behind the
-    front. `collect`: gets the sequence when `token_ids` have been read, in the engine's own thread; `heads` then
-    score them without a policy.
+    front. `collect`: gets the sequence when `token_ids` have been read, in the engine's own thread.
 
     Raises:
         InvalidOption: a value out of range, or no tokens at all.
@@ -105,8 +104,7 @@ class GenerationRequest:
             raise InvalidOption("catalyst", self.catalyst, "tokens for a policy that reads some behind each chunk")
         if self.recall is not None and policy is not None:
             raise InvalidOption("memory policy", policy.name, "none, where memories of documents are attended to")
-        wanted = policy.learned if policy is not None else self.collect is not None
-        if self.heads is not None and not wanted:
+        if self.heads is not None and (policy is None or not policy.learned):
             raise InvalidOption("heads", self.heads.fingerprint, "none, but for a policy that is learned")
         self.layout.own.check()
         check_sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed, self.stop, self.deadline_s)

@@ -189,9 +189,14 @@ def encode_segments(
         ahead=_text(f"{text}\n\n", model),
         passages=tuple(_text(f"Title: {one.title}\n{one.read.strip()}\n\n", model) for one in ranked),
         asked=_text(text, model) + after,
-        catalysts={"none": (), "generic": _text(_SUM_UP, model), "question": _text(text, model)},
+        catalysts={"none": (), "generic": encode_catalyst(model), "question": _text(text, model)},
         ranked=ranked,
     )
+
+
+def encode_catalyst(model: "ReaderModel") -> tuple[int, ...]:
+    """The request to sum up, whatever will be asked: the generic catalyst."""
+    return _text(_SUM_UP, model)
 
 
 def _frame(model: "ReaderModel", system: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -24,8 +24,8 @@ class Reading:
 
     `allotment`: how much of them, or of a text that they are generated behind, is held; its policy thins all but
     the local ones as they come. `generated`: how many tokens have been, these among them; 0 for a text. `catalyst`
-    and `heads` are what the policy asks for, or `heads` score without one. `adapter`: what is added to the model
-    that reads. `recall`: memories that are attended to besides.
+    and `heads` are what the policy asks for. `adapter`: what is added to the model that reads. `recall`: memories
+    that are attended to besides.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Reading:
         if policy is None:
             self._chunk = self._tokens[self._done : self._done + room]
             if self._policy is None or not self.generated:
-                return self._held_part() if self._chunk else None
+                return Part(self.sequence, len(self._chunk), recall=self._recall) if self._chunk else None
             self._make_room(self._policy)
             return Part(self.sequence, 1, self._policy, accumulate=self._policy.accumulates)
         left = self._thinned - self._done
@@ -98,11 +98,6 @@ class Reading:
         aside = len(self._catalyst)
         window = policy.window if rows == left or policy.while_reading else 0
         return Part(self.sequence, rows + aside, policy, observe=aside or window, heads=self._heads)
-
-    def _held_part(self) -> Part:
-        """Of the next chunk, where nothing is evicted."""
-        heads = self._heads if self._policy is None else None
-        return Part(self.sequence, len(self._chunk), heads=heads, recall=self._recall)
 
     def chunk(self) -> tuple[int, ...]:
         """The tokens of the part that `next_part` gave."""

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from refdesk.memory.document_memory import DocumentMemory, MemoryPlan
 from refdesk.memory.overlap import Chunk, left_overlapping
+from refdesk.memory.policy import Entries
 from refdesk.reader.errors import InvalidOption, MemoryMismatch
 from refdesk.reader.forward import cache_shape
 from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.submission import Submit, generated
+from refdesk.reader.thinning import Keep, Thinning, check_keep, thinning_of
 
 if TYPE_CHECKING:
     import torch
@@ -35,11 +37,12 @@ class RememberOptions:
     `window`: tokens of it that are read at once; None for 2,048, or as many as the model's window has room for.
     `overlap`: how many of them are of what is kept of others; None for a quarter. `near`: its last tokens that
     every layer holds. `layers`: those that retrieve; None for the upper half, which was best by far for the
-    default model (docs/results.md). `rate`: where it is above 1, of every so many entries one is held, chosen by
-    retaining heads.
+    default model (docs/results.md). `rate`: where it is above 1, of every so many entries one is held. `keep`: by
+    what these are chosen, `locret` (retaining heads) or `infinipot` (which needs none); `auto` for the heads if
+    there are any.
 
     Raises:
-        InvalidOption: a value out of range.
+        InvalidOption: a value out of range, or a choice where everything is held.
     """
 
     window: int | None = None
@@ -47,6 +50,7 @@ class RememberOptions:
     near: int = 256
     layers: tuple[int, ...] | None = None
     rate: float = 1.0
+    keep: Keep = "auto"
 
     def __post_init__(self) -> None:
         if self.window is not None and self.window < 1:
@@ -57,6 +61,7 @@ class RememberOptions:
             raise InvalidOption("near", self.near, "at least 1 token")
         if not 1 <= self.rate <= 64:
             raise InvalidOption("rate", self.rate, "1 (everything) to 64")
+        check_keep(self.keep, self.rate)
 
     def chunks(self, tokens: int, room: int) -> list[Chunk]:
         """How so many tokens are read by a model whose window has `room` for a chunk."""
@@ -84,39 +89,40 @@ def remember(
     progress: Callable[[int], None] = lambda done: None,
 ) -> DocumentMemory:
     """A memory of `tokens` as they are read behind `front`, in `folder` where one is given, else in RAM. What was
-    begun there with the same arguments is gone on with. `progress` gets the tokens that are done after every
-    chunk; what it raises ends the work, and what was read stays.
+    begun there with the same arguments is gone on with. `heads`: those that there are for the model and adapter.
+    `progress` gets the tokens that are done after every chunk; what it raises ends the work, and what was read
+    stays.
 
     Raises:
-        InvalidOption: a value that the model cannot be read with, or nothing that says what to keep.
+        InvalidOption: a value that the model cannot be read with, or `keep` without the heads that it needs.
         InvalidMemory: layers that the model does not have.
         PromptTooLong: front and window do not fit the model's.
         Interrupted, MemoryTooSmall, EngineClosed: see `Engine.submit`.
     """
     plan = plan_of(model, tokens, front, options, adapter)
-    if plan.rate > 1 and heads is None:
-        raise InvalidOption("rate", plan.rate, "1, for there are no retaining heads that say what to keep")
-    rotation = model.rotation
-    if rotation is None:
+    thinning = thinning_of(options.keep, options.rate, model, adapter, heads)
+    if model.rotation is None:
         raise InvalidOption("model", model.name, "one whose way to turn keys is known, as memories need")
-    thinning = heads if plan.rate > 1 else None
-    noted = _Progress(folder, f"{plan} {options} {thinning.fingerprint if thinning else ''} {tokens}")
+    noted = _Progress(folder, f"{plan} {options} {thinning.identity} {tokens}")
     done = noted.done()
     memory = DocumentMemory.create(plan, folder, anew=not done)
-    # One token comes behind a chunk, whatever it is.
-    for chunk in options.chunks(len(tokens), max(model.window - sum(map(len, front)) - 1, 1)):
+    # Behind a chunk comes a catalyst, which is forgotten, and one token, whatever it is.
+    behind = max(len(thinning.catalyst), 1)
+    for chunk in options.chunks(len(tokens), max(model.window - sum(map(len, front)) - behind, 1)):
         if chunk.end <= done:
             continue
 
-        def collect(sequence: "Sequence", first: int = chunk.kept - chunk.start, start: int = chunk.kept) -> None:
-            memory.write(start, *entries_of(sequence, first))
+        def collect(sequence: "Sequence", chunk: Chunk = chunk) -> None:
+            write_chunk(memory, chunk, sequence, thinning)
 
         request = GenerationRequest(
             tokens[chunk.start : chunk.end],
             max_new_tokens=1,
             front=front,
             adapter=adapter,
-            heads=thinning,
+            memory=thinning.memory,
+            catalyst=thinning.catalyst,
+            heads=thinning.heads,
             collect=collect,
         )
         generated(submit, [request])
@@ -149,16 +155,27 @@ def plan_of(
     )
 
 
-def entries_of(sequence: "Sequence", first: int) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-    """Keys, turned for no position, values `[layers, kv_heads, n, head_dim]` and scores `[layers, kv_heads, n]` of
-    what a sequence owns from its entry `first` on; nothing of it has been evicted."""
+def write_chunk(memory: DocumentMemory, chunk: Chunk, sequence: "Sequence", thinning: Thinning) -> None:
+    """Hold what is kept of a chunk that `sequence` has read. Its far tokens are ranked among themselves: what is
+    near, or was kept before, is held besides."""
+    plan = memory.plan
+    keys, values, entries = entries_of(sequence, chunk.kept - chunk.start)
+    far = max(min(chunk.end, plan.far) - chunk.kept, 0)
+    known = Entries(*(one[..., :far] for one in (entries.positions, entries.scores, entries.novelty)))
+    room = plan.held_far(chunk.end) - plan.held_far(chunk.kept)
+    memory.write(chunk.kept, keys, values, thinning.worth(known, room))
+
+
+def entries_of(sequence: "Sequence", first: int) -> "tuple[torch.Tensor, torch.Tensor, Entries]":
+    """Keys, turned for no position, and values `[layers, kv_heads, n, head_dim]` of what a sequence owns from its
+    entry `first` on, and what is known of them; nothing of it has been evicted."""
     pool = sequence.pool
     assert pool.rotation is not None, "who collects has asked"
     slots = sequence.own_slots()[0][..., first:].to(pool.keys.device)
     flat = (store.view(pool.blocks * pool.block_size, -1) for store in (pool.keys, pool.values))
     keys, values = (store[slots].cpu() for store in flat)
-    positions, scores = (store.view(-1)[slots].cpu() for store in (pool.positions, pool.scores))
-    return pool.rotation.turn(keys, -positions), values, scores
+    known = Entries(*(store.view(-1)[slots].cpu() for store in (pool.positions, pool.scores, pool.novelty)))
+    return pool.rotation.turn(keys, -known.positions), values, known
 
 
 def reader_of(model: "ReaderModel", adapter: "Adapter | None", front: tuple[Tokens, ...]) -> str:

@@ -88,6 +88,11 @@ def test_documents_are_remembered_and_answered_over(data: Path, tmp_path: Path) 
     refused = refdesk(data, *over, "--memory", "rate=8")
     assert (refused.returncode, "memory policy is 'kv_compress'" in refused.stderr) == (1, True)
     assert refdesk(data, "remember", "--colour", "red").returncode == 2
+    assert refdesk(data, "remember", "--rate", "4", "--keep", "best").returncode == 2
+    refused = refdesk(data, "remember", "--keep", "infinipot")
+    assert (refused.returncode, "keep is 'infinipot'; expected auto" in refused.stderr) == (1, True)
+    assert refdesk(data, "remember", "--rate", "4", "--keep", "infinipot").returncode == 0
+    assert "rate 4 by infinipot" in refdesk(data, "memories").stdout
     assert "fits  story.txt" in refdesk(data, "memories").stdout
     assert refdesk(data, "memories", "delete", "story.txt").returncode == 0
     assert refdesk(data, "memories").stdout == ""

@@ -33,6 +33,7 @@ from tests.app.papers import (
 )
 from tests.eval.conftest import SmallDesk
 from tests.reader.conftest import tiny, tokenizer
+from tests.reader.stepped import made_heads
 
 __all__ = ["desk", "open_desk", "tiny", "tokenizer"]
 
@@ -89,19 +90,39 @@ def test_what_is_remembered_is_not_read_again_unless_it_is_to_be_otherwise(desk:
     assert ask(desk, AnswerContext("document"), k=40).usage.document_tokens in alone
 
 
+def test_infinipot_thins_until_there_are_heads_and_the_card_says_what_did(
+    desk: SmallDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remembered(**options: object) -> tuple[str, object, str]:
+        (item,) = remember(desk, "a.txt", **options).items
+        (entry,) = desk.memories.list(papers(desk))
+        return item.state, entry.card.options.get("keep"), entry.card.heads
+
+    assert remembered() == ("done", None, "")
+    assert remembered(rate=4.0) == ("done", "infinipot", "")
+    assert remembered(rate=4.0, keep="infinipot") == ("unchanged", "infinipot", "")
+    plan = desk.whole_documents(papers(desk), ["a.txt"], None).recall.memories[0].plan
+    assert plan.held_far() * 4 <= plan.tokens - 16 < (plan.held_far() + 1) * 4
+    assert ask(desk, AnswerContext("document", entries=64), documents=("a.txt",)).passages
+    monkeypatch.setattr(desk, "heads", lambda adapter: made_heads())  # some have been trained
+    assert remembered(rate=4.0, keep="infinipot") == ("unchanged", "infinipot", "")
+    assert remembered(rate=4.0) == ("done", "locret", "random")
+    assert remembered(rate=4.0, keep="locret") == ("unchanged", "locret", "random")
+
+
 def reading(desk: SmallDesk, job_id: str, at: Callable[[int], None]) -> None:
     """What its worker would do; `at` is called with the tokens read, and may end it."""
     Remembering(desk).do(get_job(desk.engine, job_id), lambda stage, done: at(done) if stage == "read" else None)
 
 
-@pytest.mark.parametrize("moment", ["reading", "placing"])
+@pytest.mark.parametrize(("moment", "rate"), [("reading", 1.0), ("placing", 1.0), ("reading", 4.0)])
 def test_a_job_that_was_killed_is_gone_on_with_where_it_was(
-    moment: str, desk: SmallDesk, open_desk: Open, monkeypatch: pytest.MonkeyPatch
+    moment: str, rate: float, desk: SmallDesk, open_desk: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object) -> None:
         raise Killed
 
-    job_id = desk.remember(papers(desk), ["a.txt"], MemorySettings("none", SMALL))
+    job_id = desk.remember(papers(desk), ["a.txt"], MemorySettings("none", SMALL | {"rate": rate}))
     if moment == "placing":
         monkeypatch.setattr(desk.memories, "place", killed)
     with pytest.raises(Killed):
@@ -273,10 +294,12 @@ def test_a_damaged_memory_is_none_and_is_made_again(file: str, content: bytes, d
 def test_what_cannot_be_remembered_is_refused_by_name(desk: SmallDesk) -> None:
     for wanted, error, told in (
         (
-            {"rate": 4.0},
+            {"rate": 4.0, "keep": "locret"},
             InvalidOption,
-            r"rate is 4\.0; expected 1, for there are no retaining heads",
+            "keep is 'locret'; expected infinipot or auto, for there are no retaining heads for llama with no",
         ),
+        ({"rate": 4.0, "keep": "best"}, InvalidOption, "keep is 'best'; expected one of auto, locret, infinipot"),
+        ({"keep": "infinipot"}, InvalidOption, "keep is 'infinipot'; expected auto"),
         ({"near": 0}, InvalidOption, "near is 0"),
         ({"layers": [1, 7]}, InvalidMemory, r"layers are \[1, 7\]; expected some of 0 to 2"),
     ):

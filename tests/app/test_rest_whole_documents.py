@@ -109,6 +109,13 @@ def test_what_cannot_be_answered_over_is_refused_by_name(
         ({"adapter": "nope"}, 404, "unknown-adapter", "'nope'"),
         ({"window": 64, "overlap": 64}, 422, "invalid-option", "overlap is 64; expected 0"),
         ({"rate": 65}, 422, "invalid-option", "rate is 65"),
+        (
+            {"rate": 4, "keep": "best"},
+            422,
+            "invalid-option",
+            "keep is 'best'; expected one of auto, locret, infini",
+        ),
+        ({"keep": "locret"}, 422, "invalid-option", "keep is 'locret'; expected auto, for at the rate 1"),
         ({"layers": [30]}, 422, "invalid-memory", "layers are [30]; expected some of 0 to 29"),
     ],
 )
@@ -123,11 +130,13 @@ def test_what_cannot_be_remembered_is_refused_by_name(
 def test_a_thinned_memory_is_smaller_and_goes_when_it_is_deleted(client: httpx.Client, name: str) -> None:
     (before,) = client.get(f"/v1/collections/{name}/memories").json()["items"]
     asked = {"documents": ["story.txt"], "rate": 4, "near": 64}
-    job = finished(client, client.post(f"/v1/collections/{name}/memories", json=asked).json()["id"])
-    assert job["state"] == "succeeded"
-    (after,) = client.get(f"/v1/collections/{name}/memories").json()["items"]
-    assert after["rate"] == 4
-    assert after["bytes"] < before["bytes"] / 2.5
+    for more, keep in (({"keep": "infinipot"}, "infinipot"), ({}, "locret")):
+        job = finished(client, client.post(f"/v1/collections/{name}/memories", json=asked | more).json()["id"])
+        assert job["state"] == "succeeded"
+        assert job["documents"][0]["state"] == "done"
+        (after,) = client.get(f"/v1/collections/{name}/memories").json()["items"]
+        assert (after["rate"], after["options"]["keep"]) == (4, keep)
+        assert after["bytes"] < before["bytes"] / 2.5
     assert ask(client, name).raise_for_status().json()["usage"]["document_tokens"] == after["tokens"]
     assert client.delete(f"/v1/collections/{name}/memories/story.txt").status_code == 204
     assert client.get(f"/v1/collections/{name}/memories").json() == {"items": []}

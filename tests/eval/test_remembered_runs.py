@@ -52,10 +52,23 @@ def test_a_budget_that_holds_all_of_short_documents_is_full_attention_to_them_si
     assert found[0].values["nll"] == pytest.approx(found[1].values["nll"], abs=1e-3)
 
 
-def test_without_heads_nothing_is_thinned_and_the_run_says_so_at_once(desk: SmallDesk) -> None:
+def test_documents_that_infinipot_thins_are_answered_over_otherwise(desk: SmallDesk, model: ReaderModel) -> None:
+    found = []
+    for pipeline in ("document", "document_infinipot"):
+        run = begin(desk, jsonl(ROWS[0], long_row(model)), replace(SETTINGS, pipeline=pipeline, budget=300))
+        finish(desk, run)
+        found.append(scores(desk, run))
+        assert [score.error for score in found[-1]] == [None, None]
+    whole, thinned = ([score.values["nll"] for score in rows] for rows in found)
+    assert whole[0] == thinned[0]  # all of it is near
+    assert whole[1] != thinned[1]
+
+
+def test_without_heads_they_choose_nothing_and_the_run_says_so_at_once(desk: SmallDesk) -> None:
     run = begin(desk, jsonl(*ROWS), replace(SETTINGS, pipeline="document_locret"))
     with pytest.raises(
-        InvalidRun, match="'document_locret' keeps one entry in 8, but there are no retaining heads"
+        InvalidRun,
+        match="'document_locret' cannot be run: keep is 'locret'; expected infinipot or auto, for there are no",
     ):
         finish(desk, run)
     assert scores(desk, run) == []

@@ -205,6 +205,11 @@ def test_a_collection_of_ones_own_is_asked(desk: SmallDesk) -> None:
         ({"pipeline": "document", "memory": {"rate": 8}}, InvalidRun, "memory policy is 'kv_compress'; expected"),
         ({"pipeline": "document", "compression": {"rate": 8}}, InvalidRun, "strategy is 'perception'; expected"),
         ({"pipeline": "document_locret", "reading": "apart"}, InvalidRun, "reading is 'apart'; expected nothing"),
+        (
+            {"pipeline": "document_infinipot", "reading": "apart"},
+            InvalidRun,
+            "pipeline 'document_infinipot' reads no",
+        ),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused_and_nothing_is_stored(

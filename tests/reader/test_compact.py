@@ -271,6 +271,8 @@ def test_heads_of_other_shapes_are_refused_before_anything_is_read(tiny: Tiny) -
 def test_what_belongs_to_no_policy_is_refused() -> None:
     with pytest.raises(InvalidOption, match="heads is 'random'; expected none"):
         asked(Streaming(), 100, heads=made_heads())
+    with pytest.raises(InvalidOption, match="heads is 'random'; expected none"):
+        GenerationRequest((5,), heads=made_heads(), collect=print)
     with pytest.raises(InvalidOption, match=r"catalyst is \(\); expected tokens"):
         asked(InfiniPot(), 100, catalyst=())
     with pytest.raises(InvalidOption, match="catalyst is"):

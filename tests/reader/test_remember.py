@@ -1,7 +1,6 @@
 """A document is read once into a memory, and what attends to it is what would have read it."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from refdesk.reader.generation import Generation, GenerationRequest
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.remember import RememberOptions, remember
 from refdesk.reader.stream import Stream
+from refdesk.reader.thinning import Keep
 from tests.reader.stepped import ids, made_heads
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -93,11 +93,11 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("rate", [1.0, 4.0])
+@pytest.mark.parametrize(("rate", "keep"), [(1.0, "auto"), (4.0, "locret"), (4.0, "infinipot")])
 def test_a_reading_cut_short_is_gone_on_with_and_comes_to_the_same(
-    rate: float, tmp_path: Path, tiny: Tiny
+    rate: float, keep: Keep, tmp_path: Path, tiny: Tiny
 ) -> None:
-    options = RememberOptions(64, 16, 8, rate=rate)
+    options = RememberOptions(64, 16, 8, rate=rate, keep=keep)
     with Engine(tiny()) as engine:
         submitted: list[GenerationRequest] = []
 
@@ -169,50 +169,6 @@ def test_a_reading_begun_in_the_place_of_a_whole_memory_leaves_none_until_it_is_
             remember(engine.submit, tiny(), TEXT[::-1], (FRONT,), options, folder=tmp_path, progress=killed)
     with pytest.raises(InvalidMemory, match="no whole memory"):
         DocumentMemory.load(tmp_path)
-
-
-def test_what_other_heads_began_to_choose_is_begun_again(tmp_path: Path, tiny: Tiny) -> None:
-    def killed(done: int) -> None:
-        raise Killed
-
-    options, told = RememberOptions(64, 16, 8, rate=2.0), list[int]()
-    with Engine(tiny()) as engine:
-        with pytest.raises(Killed):
-            remember(
-                engine.submit,
-                tiny(),
-                TEXT,
-                (FRONT,),
-                options,
-                heads=made_heads(),
-                folder=tmp_path,
-                progress=killed,
-            )
-        others = replace(made_heads(), fingerprint="others")
-        remember(
-            engine.submit, tiny(), TEXT, (FRONT,), options, heads=others, folder=tmp_path, progress=told.append
-        )
-    assert told[0] == 64
-
-
-def test_a_thinned_memory_holds_what_the_heads_score_highest(tiny: Tiny) -> None:
-    with Engine(tiny()) as engine:
-        whole = remember(engine.submit, tiny(), TEXT, (FRONT,), RememberOptions(150, 0, 8, ALL))
-        thin = remember(
-            engine.submit, tiny(), TEXT, (FRONT,), RememberOptions(150, 0, 8, ALL, rate=5.0), heads=made_heads()
-        )
-        assert thin.places is not None
-        assert thin.places.shape == (3, 2, 28)
-        assert 1 < thin.plan.bytes * 5 / whole.plan.bytes < 2  # places, and what is near, besides
-        places = thin.places.long()[None, ..., None].expand(2, -1, -1, -1, 16)
-        assert torch.equal(thin.far, whole.far.gather(3, places))
-        assert not (thin.places == torch.arange(28) * 5).all()
-        engine.submit(asked(RecallRequest((thin,), 9))).result()
-
-
-def test_without_heads_nothing_can_be_thinned(tiny: Tiny) -> None:
-    with Engine(tiny()) as engine, pytest.raises(InvalidOption, match=r"rate is 2\.0; expected 1, for there"):
-        remember(engine.submit, tiny(), TEXT, (FRONT,), RememberOptions(64, 16, 8, rate=2.0))
 
 
 def test_another_reader_s_memory_is_refused(tiny: Tiny) -> None:

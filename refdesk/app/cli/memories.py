@@ -1,7 +1,7 @@
 """`refdesk remember` and `refdesk memories`: documents read whole, once, for questions to attend to."""
 
 import sys
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -13,6 +13,7 @@ from refdesk.app.rest.memory_messages import document_memory_message
 from refdesk.app.rest.messages import job_message
 from refdesk.app.settings import Settings
 from refdesk.app.whole_documents import reader_fingerprint
+from refdesk.reader.thinning import Keep
 from refdesk.retriever.collections import get_collection
 from refdesk.retriever.documents import get_document
 
@@ -20,7 +21,12 @@ from refdesk.retriever.documents import get_document
 @click.command()
 @click.argument("documents", nargs=-1, metavar="[DOCUMENT...]")
 @in_collection
-@click.option("--rate", type=float, help="Hold one in so many entries, chosen by retaining heads.  [default: 1]")
+@click.option("--rate", type=float, help="Hold one in so many entries.  [default: 1]")
+@click.option(
+    "--keep",
+    type=click.Choice(get_args(Keep)),
+    help="What chooses them: retaining heads (locret), or infinipot.  [default: the heads, if there are any]",
+)
 @click.option("--near", type=int, help="Last tokens that every layer holds.  [default: 256]")
 @click.option(
     "--layer", "layers", type=int, multiple=True, help="A layer that retrieves.  [default: the upper half]"
@@ -76,9 +82,10 @@ def list_all(settings: Settings, collection: str, as_json: bool) -> None:
         print_json(messages)
         return
     for one in messages:
+        chosen = f" by {one.options['keep']}" if "keep" in one.options else ""
         click.echo(
-            f"{one.tokens:10,} tokens  {one.bytes / 2**20:10.1f} MiB  rate {one.rate:g}  adapter {one.adapter}"
-            f"  {'fits' if one.fits else 'of another reader'}  {one.document}"
+            f"{one.tokens:10,} tokens  {one.bytes / 2**20:10.1f} MiB  rate {one.rate:g}{chosen}"
+            f"  adapter {one.adapter}  {'fits' if one.fits else 'of another reader'}  {one.document}"
         )
 
 

@@ -14,6 +14,7 @@ class MemoryRequest(msgspec.Struct, forbid_unknown_fields=True):
     documents: list[str] | None = None
     adapter: str | None = None
     rate: float | None = None
+    keep: str | None = None
     near: int | None = None
     layers: list[int] | None = None
     window: int | None = None
@@ -22,7 +23,8 @@ class MemoryRequest(msgspec.Struct, forbid_unknown_fields=True):
     @property
     def settings(self) -> MemorySettings:
         """What the job is to do."""
-        options = {name: getattr(self, name) for name in ("rate", "near", "layers", "window", "overlap")}
+        names = ("rate", "keep", "near", "layers", "window", "overlap")
+        options = {name: getattr(self, name) for name in names}
         return MemorySettings(self.adapter, {name: one for name, one in options.items() if one is not None})
 
 
