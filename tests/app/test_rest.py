@@ -195,6 +195,7 @@ def test_a_file_over_the_limit_is_refused(client: httpx.Client, name: str) -> No
         ({"question": "x", "max_new_tokens": 0}, 422, "max_new_tokens is 0"),
         ({"question": "x", "temperature": -1}, 422, "temperature"),
         ({"question": "x", "top_p": 2}, 422, "top_p"),
+        ({"question": "x", "abstain": 0}, 422, "abstain is 0.0; expected more than 0 and at most 1"),
         ({"question": "x", "deadline_s": -1}, 422, "deadline_s"),
         ({"question": "x", "documents": []}, 422, "documents"),
         ({"question": "x", "documents": ["nope.txt"]}, 404, "nope.txt"),

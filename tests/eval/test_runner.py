@@ -27,6 +27,7 @@ from refdesk.eval.errors import (
 )
 from refdesk.eval.plan import RunSettings
 from refdesk.eval.runs import add_dataset, delete_run, get_run, list_datasets, list_runs
+from refdesk.reader.answer_form import NOT_FOUND
 from refdesk.reader.engine import Engine
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.qa import AnswerOptions
@@ -152,6 +153,12 @@ def test_a_question_that_does_not_fit_the_memory_is_told_and_the_others_are_answ
     assert "MiB of KV memory" in str(second.error)
 
 
+def test_a_threshold_of_abstaining_is_that_of_every_question(desk: SmallDesk, harrow: bytes) -> None:
+    run = begin(desk, harrow, replace(SETTINGS, abstain=1e-300, max_new_tokens=32))
+    finish(desk, run)
+    assert {score.answer for score in scores(desk, run)} == {NOT_FOUND}
+
+
 def test_a_limit_draws_the_same_questions_for_every_pipeline(desk: SmallDesk) -> None:
     rows = [ROWS[0] | {"id": str(number)} for number in range(50)]
     drawn = {}
@@ -199,6 +206,7 @@ def test_a_collection_of_ones_own_is_asked(desk: SmallDesk) -> None:
         ({"budget": 1}, InvalidRun, "budget is 1"),
         ({"max_new_tokens": 0}, InvalidRun, "max_new_tokens is 0"),
         ({"search": "magic"}, InvalidRun, "search is 'magic'"),
+        ({"abstain": 1.5}, InvalidRun, "abstain is 1.5; expected more than 0 and at most 1"),
         ({"collection": "town"}, InvalidRun, "documents of its own"),
         ({"compression": {"strategy": "zip", "rate": 2}}, InvalidRun, "'zip'; expected one of none, auto"),
         ({"compression": {"rate": 0.5}}, InvalidRun, "rate is 0.5; expected 1 to 1024"),
