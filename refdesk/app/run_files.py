@@ -37,18 +37,26 @@ class RunFiles:
 
     def find(self, key: "RunKey") -> "Entries | None":
         """See `KeptRuns`. A damaged file is removed, so that whoever prepares the document again makes it anew."""
-        name = run_file_name(key, self._fingerprint, self._shape.dtype)
         self._list()
+        if not any(names for _, names in self._names.values()):
+            return None
+        name = run_file_name(key, self._fingerprint, self._shape.dtype)
         for folder, (_, names) in self._names.items():
-            if name in names:
-                try:
-                    return read_run(folder / name, len(key.tokens), self._shape)
-                except FileNotFoundError:
-                    continue  # dropped in this moment
-                except (OSError, InvalidMemory) as error:
-                    log.warning("run_unreadable", file=str(folder / name), reason=str(error))
-                    with suppress(OSError):
-                        (folder / name).unlink()
+            if name in names and (entries := self._read(folder / name, len(key.tokens))) is not None:
+                return entries
+        return None
+
+    def _read(self, file: Path, tokens: int) -> "Entries | None":
+        try:
+            return read_run(file, tokens, self._shape)
+        except FileNotFoundError:
+            return None  # dropped in this moment
+        except InvalidMemory as error:
+            log.warning("run_damaged", file=str(file), reason=str(error))
+            with suppress(OSError):
+                file.unlink()
+        except OSError as error:
+            log.warning("run_unreadable", file=str(file), reason=str(error))
         return None
 
     def _list(self) -> None:
@@ -65,5 +73,5 @@ class RunFiles:
                     known[folder] = written, frozenset(one for one in os.listdir(folder) if one.endswith(SUFFIX))
                 self._names[folder] = known[folder]
             self._changed = changed  # as it was before: what comes meanwhile is listed the next time
-        except FileNotFoundError:
-            return  # nothing was ever remembered, or it goes in this moment
+        except OSError:
+            return  # nothing was ever remembered, or it goes in this moment: looked for again the next time
