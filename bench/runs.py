@@ -1,4 +1,4 @@
-"""Passages read together and apart, with cold and warm runs: when the first word comes, and the whole answer.
+"""Passages read together, or apart with cold, kept and warm runs: when the first word comes, and the end.
 
 Real text, the manual's and the data's, cut to passages of 200 tokens, and real questions.
 """
@@ -7,17 +7,21 @@ import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importi
 
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.kv_memory import load, note, stretches, texts
+from refdesk.memory.kept_runs import Entries, read_run, run_file_name
 from refdesk.memory.pool import block_bytes
+from refdesk.memory.runs import RunKey
 from refdesk.reader.engine import Engine
 from refdesk.reader.forward import cache_shape
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
+from refdesk.reader.prepare import PassageRuns
 from refdesk.reader.prompt import Reading
 from refdesk.reader.qa import QA, Answer, AnswerOptions, Done, Event, Token
 
@@ -36,29 +40,61 @@ QUESTIONS = (
 )
 
 
-def main(data: Path) -> None:
+def main(data: Path, counts: tuple[int, ...] = COUNTS) -> None:
     """Print the tables."""
     model = load("bfloat16")
-    passages = passages_of(model, data, max(COUNTS))
-    print(f"\n{PASSAGE_TOKENS} tokens a passage, medians of {REPEATS}, bfloat16, 32 new tokens at most\n")
-    print("| passages | reading | first word, s | whole answer, s | sooner than together (first / whole) |")
-    print("|---|---|---|---|---|")
-    for count in COUNTS:
-        _times(model, passages[:count])
+    passages = passages_of(model, data, max(counts))
+    with tempfile.TemporaryDirectory() as folder:
+        kept = _prepared(model, passages, Path(folder))
+        print(f"\n{PASSAGE_TOKENS} tokens a passage, medians of {REPEATS}, bfloat16, 32 new tokens at most\n")
+        print("| passages | reading | first word, s | whole answer, s | sooner than together (first / whole) |")
+        print("|---|---|---|---|---|")
+        for count in counts:
+            _times(model, passages[:count], kept)
     _shared(model, passages[:20])
 
 
-def _times(model: ReaderModel, passages: list[Passage]) -> None:
+class Kept:
+    """The runs of one folder."""
+
+    def __init__(self, folder: Path, model: ReaderModel) -> None:
+        self._folder = folder
+        self._model = model
+
+    def find(self, key: RunKey) -> Entries | None:
+        """See `KeptRuns`."""
+        file = self._folder / run_file_name(key, self._model.fingerprint, self._model.dtype)
+        return read_run(file, len(key.tokens), cache_shape(self._model)) if file.exists() else None
+
+
+def _prepared(model: ReaderModel, passages: list[Passage], folder: Path) -> Kept:
+    """All of them, and what that took."""
+    note("preparing")
+    runs = PassageRuns.of(passages, model)
+    started = time.perf_counter()
+    with Engine(model, memory_bytes=2**31) as engine:
+        runs.prepare(engine.submit, folder)
+    seconds = time.perf_counter() - started
+    size = f"{runs.tokens} tokens, {runs.bytes / 2**20:.0f} MiB"
+    print(f"\nPreparing {len(passages)} passages of {size}: {seconds:.1f} s")
+    return Kept(folder, model)
+
+
+def _times(model: ReaderModel, passages: list[Passage], kept: Kept) -> None:
     note(f"{len(passages)} passages")
-    rows: dict[str, list[tuple[float, float]]] = {"together": [], "apart, cold": [], "apart, warm": []}
+    names = ("together", "apart, cold", "apart, loaded from disk", "apart, warm")
+    rows: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for repeat in range(REPEATS):
         question, warming = QUESTIONS[repeat], QUESTIONS[repeat + 1]
-        readings: tuple[tuple[str, Reading], ...] = (("together", "together"), ("apart, cold", "apart"))
-        for name, reading in readings:
-            with Engine(model, memory_bytes=2**31) as engine:
-                rows[name].append(_ask(model, engine, passages, question, reading)[:2])
-                if reading == "apart":
-                    rows["apart, warm"].append(_ask(model, engine, passages, warming, reading)[:2])
+        with Engine(model, memory_bytes=2**31) as engine:
+            rows["together"].append(_ask(model, engine, passages, question, "together")[:2])
+        with Engine(model, memory_bytes=2**31) as engine:
+            rows["apart, cold"].append(_ask(model, engine, passages, question, "apart")[:2])
+            rows["apart, warm"].append(_ask(model, engine, passages, warming, "apart")[:2])
+        with Engine(model, memory_bytes=2**31, kept=kept) as engine:
+            first, whole, answer = _ask(model, engine, passages, question, "apart")
+            assert answer.usage.run_loads == len(passages), answer.usage
+            rows["apart, loaded from disk"].append((first, whole))
     base = [statistics.median(column) for column in zip(*rows["together"], strict=True)]
     for name, times in rows.items():
         first, whole = (statistics.median(column) for column in zip(*times, strict=True))
@@ -129,4 +165,4 @@ def passages_of(model: ReaderModel, data: Path, count: int) -> list[Passage]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), tuple(map(int, sys.argv[2:])) or COUNTS)

@@ -109,16 +109,14 @@ class Desk:
         with self._loading_reader:
             if self._reader is None:
                 with _importing:
+                    from refdesk.app.run_files import RunFiles
                     from refdesk.reader.engine import Engine
                     from refdesk.reader.model import load_model
 
-                model = load_model(
-                    self.settings.model or None,
-                    self.settings.data,
-                    dtype=self.settings.dtype,
-                    report=self._report,
-                )
-                self._reader = (model, Engine(model, memory_bytes=self.settings.kv_memory_mb * 2**20))
+                settings, report = self.settings, self._report
+                model = load_model(settings.model or None, settings.data, dtype=settings.dtype, report=report)
+                kept = RunFiles(self.memories.folder, model)
+                self._reader = (model, Engine(model, memory_bytes=settings.kv_memory_mb * 2**20, kept=kept))
             return self._reader
 
     @property

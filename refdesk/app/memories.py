@@ -1,4 +1,4 @@
-"""Memories of documents, kept beside the collections: folders `<collection id>/<version id>/<reader>`.
+"""Memories of documents and of their passages, beside the collections: `<collection id>/<version id>/<reader>`.
 
 A version of a document never changes, and its id is given once; so a memory that is found is of the text that is
 searchable, and by the reader it is asked for. While it is made its folder bears the id of its job.
@@ -7,11 +7,12 @@ searchable, and by the reader it is asked for. While it is made its folder bears
 import os
 import shutil
 import threading
+import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -32,7 +33,12 @@ log = structlog.get_logger()
 KIND = "memory"
 """Of the jobs that make them."""
 
-_CARD, _STARTS = "card.json", "starts.npy"
+Of = Literal["document", "passages"]
+"""What a memory holds: one text far longer than the window, or the runs of each of its passages."""
+
+STARTS = "starts.npy"
+
+_CARD = "card.json"
 
 
 class MemoryNotFound(Exception):
@@ -41,20 +47,21 @@ class MemoryNotFound(Exception):
 
 @dataclass(frozen=True)
 class MemoryCard:
-    """What a memory was made with: `options` of `reader.remember.RememberOptions`, the name of the `adapter` (or
-    `none`), the fingerprint of the `heads` that thinned it, if any did. `tokens`: of the document. A memory that
-    holds everything has no option `keep`."""
+    """What a memory was made with: `options` of `reader.remember.RememberOptions` (none `of` passages, and no
+    `keep` where everything is held), the name of the `adapter` (or `none`), the fingerprint of the `heads` that
+    thinned it, if any did. `tokens`: of the document, or of its passages, which overlap."""
 
     tokens: int
     options: dict[str, Any]
     adapter: str
     heads: str = ""
+    of: Of = "document"
 
 
 @dataclass(frozen=True)
 class MemoryEntry:
     """The memory of a version of a document, taking so many `bytes` on disk. `reader`: fingerprint of who may
-    attend to it, see `reader.remember.reader_of`."""
+    attend to it, see `reader.remember.reader_of` and `reader.prepare.runs_reader`."""
 
     document_id: str
     source_id: str
@@ -74,11 +81,11 @@ class OpenMemory:
 
 
 class Memories:
-    """Those of all collections of a desk, below `folder`."""
+    """Those of all collections of a desk, below `folder`, whose time of change is that of any of them."""
 
     def __init__(self, engine: Engine, folder: Path) -> None:
         self._engine = engine
-        self._folder = folder
+        self.folder = folder
         self._open: dict[Path, OpenMemory] = {}
         self._opening = threading.Lock()
 
@@ -87,22 +94,32 @@ class Memories:
         it was made anew."""
         from refdesk.memory.document_memory import DocumentMemory
 
-        folder = self._of(document) / reader
+        folder = self.place_of(document, reader)
         with self._opening:
             # What is gone is held no longer: its bytes are free when nobody maps it.
-            self._open = {path: one for path, one in self._open.items() if one.written == _written(path)}
-            written = _written(folder)
+            self._open = {path: one for path, one in self._open.items() if one.written == written_at(path)}
+            written = written_at(folder)
             if written is not None and folder not in self._open:
                 try:
-                    card, starts = _read_card(folder), np.load(folder / _STARTS)
+                    card, starts = _read_card(folder), np.load(folder / STARTS)
                     self._open[folder] = OpenMemory(DocumentMemory.load(folder), starts, card, written)
                 except (InvalidMemory, OSError, ValueError, EOFError) as error:
                     log.warning("memory_unreadable", folder=str(folder), reason=str(error))
             return self._open.get(folder)
 
+    def place_of(self, document: Document, reader: str) -> Path:
+        """Where the memory of a document by `reader` is, if there is one."""
+        return self._of(document) / reader
+
+    def card(self, document: Document, reader: str) -> MemoryCard | None:
+        """What it was made with; None where there is none."""
+        with suppress(OSError, ValueError):
+            return _read_card(self.place_of(document, reader))
+        return None
+
     def list(self, collection: Collection) -> list[MemoryEntry]:
         """Those of a collection's searchable documents, by source id."""
-        found = [folder for folder in self._folder.glob(f"{collection.id}/*/*") if folder.suffix != ".part"]
+        found = [folder for folder in self.folder.glob(f"{collection.id}/*/*") if folder.suffix != ".part"]
         document = schema.document.c
         searchable = select(document.id, document.source_id).where(
             document.collection_id == collection.id, document.ready
@@ -119,7 +136,7 @@ class Memories:
                     entries.append(MemoryEntry(version, names[version], folder.name, taken, card))
         return sorted(entries, key=lambda entry: (entry.source_id, entry.reader))
 
-    def begin(self, document: Document, reader: str, job_id: str, card: MemoryCard, starts: NDArray[Any]) -> Path:
+    def begin(self, document: Document, reader: str, job_id: str, card: MemoryCard) -> Path:
         """A folder to make a memory in, as a job left it when it was stopped, or empty."""
         part = self._of(document) / f"{reader}.{job_id}.part"
         with suppress(OSError, ValueError):
@@ -127,7 +144,6 @@ class Memories:
                 return part
         self.discard(part)
         part.mkdir(parents=True)
-        np.save(part / _STARTS, starts)
         (part / _CARD).write_bytes(msgspec.json.encode(card))
         return part
 
@@ -139,6 +155,7 @@ class Memories:
         folder = part.with_name(part.name.split(".")[0])
         self.discard(folder)
         part.rename(folder)
+        self._note_change()
 
     def drop(self, document: Document) -> None:
         """Remove the memories of a document, whoever made them. Raises MemoryNotFound."""
@@ -153,13 +170,14 @@ class Memories:
         going = folder.with_name(f"{folder.name.split('.')[0]}.{uuid.uuid4().hex}.part")  # of no job
         with suppress(FileNotFoundError):
             folder.rename(going)  # at once, so that a kill leaves nothing that is found, and all to be swept
+            self._note_change()
             shutil.rmtree(going, ignore_errors=True)
 
     def sweep(self) -> None:
         """Remove those of versions that are not searchable (any more), and what jobs began that go on no more.
         That is asked after they are listed, so that what is begun meanwhile stays."""
-        collections = list(self._folder.glob("*/"))
-        versions, parts = list(self._folder.glob("*/*/")), list(self._folder.glob("*/*/*.part/"))
+        collections = list(self.folder.glob("*/"))
+        versions, parts = list(self.folder.glob("*/*/")), list(self.folder.glob("*/*/*.part/"))
         if not collections:
             return
         document, job = schema.document.c, schema.job.c
@@ -179,10 +197,15 @@ class Memories:
                 self.discard(part)
 
     def _of(self, document: Document) -> Path:
-        return self._folder / document.collection_id / document.id
+        return self.folder / document.collection_id / document.id
+
+    def _note_change(self) -> None:
+        """Whoever knows which memories there are is to look again."""
+        now = time.time_ns()
+        os.utime(self.folder, ns=(now, now))
 
 
-def _written(folder: Path) -> tuple[int, int] | None:
+def written_at(folder: Path) -> tuple[int, int] | None:
     """Differs whenever a memory is made anew; None where there is none."""
     with suppress(OSError):
         found = (folder / _CARD).stat()

@@ -1,10 +1,8 @@
-"""Memory jobs: documents read whole, once, into memories that questions attend to."""
+"""Memory jobs: documents read once, whole or passage by passage, into memories that answers use."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 import structlog
@@ -12,25 +10,19 @@ from sqlalchemy import insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from refdesk import schema
+from refdesk.app.document_reading import Apart, Desk, Way, Whole
 from refdesk.app.jobs import Job, JobItem, LeaseLost, add_job, set_item, set_total
-from refdesk.app.memories import KIND, Memories, MemoryCard
+from refdesk.app.memories import KIND, Of
 from refdesk.app.worker import Cancelled, Progress, Stopping
 from refdesk.database import transaction
-from refdesk.eval import desk as evaluation
 from refdesk.memory.errors import InvalidMemory
-from refdesk.reader.errors import EngineClosed, Interrupted, ReaderError
+from refdesk.reader.errors import EngineClosed, Interrupted, InvalidOption, ReaderError
 from refdesk.retriever.collections import Collection, get_collection
-from refdesk.retriever.documents import Document, document_text, get_document, list_documents
+from refdesk.retriever.documents import Document, get_document, list_documents
 from refdesk.retriever.errors import InvalidUpload, RetrieverError, UnknownDocument
 
 if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
-    from refdesk.memory.document_memory import MemoryPlan
-    from refdesk.memory.retaining_heads import RetainingHeads
-    from refdesk.reader.adapter import Adapter
-    from refdesk.reader.engine import Engine
-    from refdesk.reader.model import ReaderModel
     from refdesk.reader.remember import RememberOptions
-    from refdesk.reader.whole_documents import EncodedDocument
 
 log = structlog.get_logger()
 
@@ -40,10 +32,12 @@ _PAGE = 1000
 @dataclass(frozen=True)
 class MemorySettings:
     """`adapter`: the name of the one to read with; None for the collection's, else the service's. `options`: of
-    `reader.remember.RememberOptions`, by name, those that are not to have their defaults."""
+    `reader.remember.RememberOptions`, by name, those that are not to have their defaults. `of`: what is
+    remembered, each document as a whole or its passages, for which there are no options."""
 
     adapter: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    of: Of = "document"
 
     def remember_options(self) -> "RememberOptions":
         """Raises InvalidOption."""
@@ -53,67 +47,6 @@ class MemorySettings:
         return RememberOptions(**self.options | {"layers": None if layers is None else tuple(layers)})
 
 
-class Desk(evaluation.Desk, Protocol):
-    """What remembering needs of the service."""
-
-    memories: Memories
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """What all documents of a job are read with. `options`: what is kept of thinned ones is chosen, not `auto`."""
-
-    model: "ReaderModel"
-    engine: "Engine"
-    adapter: "Adapter | None"
-    heads: "RetainingHeads | None"
-    options: "RememberOptions"
-
-    def plan(self, tokens: tuple[int, ...] = (0,)) -> "MemoryPlan":
-        """What a memory of `tokens` will be. Raises InvalidMemory."""
-        from refdesk.reader.remember import plan_of
-        from refdesk.reader.whole_documents import document_front
-
-        return plan_of(self.model, tokens, document_front(self.model), self.options, self.adapter)
-
-    def read(self, tokens: tuple[int, ...], folder: Path, progress: Callable[[int], None]) -> None:
-        """Read `tokens` into a memory in `folder`; see `reader.remember`.
-
-        Raises:
-            InvalidMemory: there is no room for it on the disk.
-        """
-        from refdesk.memory.document_memory import DocumentMemory
-        from refdesk.reader.remember import remember
-        from refdesk.reader.whole_documents import document_front
-
-        with suppress(InvalidMemory):
-            DocumentMemory.load(folder)
-            return  # stopped between the last two steps
-        remember(
-            self.engine.submit,
-            self.model,
-            tokens,
-            document_front(self.model),
-            self.options,
-            adapter=self.adapter,
-            heads=self.heads,
-            folder=folder,
-            progress=progress,
-        )
-
-    def card(self, tokens: tuple[int, ...]) -> MemoryCard:
-        """What a memory of `tokens` is made with."""
-        options = asdict(self.options) | {"layers": list(self.plan().retrieving)}
-        if self.options.rate == 1:
-            del options["keep"]  # nothing is chosen
-        return MemoryCard(
-            tokens=len(tokens),
-            options=options,
-            adapter="none" if self.adapter is None else self.adapter.name,
-            heads="" if self.heads is None else self.heads.fingerprint,
-        )
-
-
 def start_remembering(desk: Desk, collection: Collection, sources: Sequence[str], wanted: MemorySettings) -> str:
     """Queue the reading of documents, by id or source id (none: all of the collection); returns the job's id.
 
@@ -121,9 +54,9 @@ def start_remembering(desk: Desk, collection: Collection, sources: Sequence[str]
         UnknownDocument: the collection does not hold one of them.
         InvalidUpload: it holds none at all.
         AdapterNotFound, AdapterMismatch: see `Desk.adapter`.
-        InvalidOption, InvalidMemory: an option that the model cannot read with.
+        InvalidOption, InvalidMemory: an option that the model cannot read with, or one without effect.
     """
-    _reading(desk, collection, wanted).plan()
+    _way(desk, collection, wanted).check()
     if sources:
         found = [get_document(desk.engine, collection, source) for source in sources]
     else:
@@ -159,11 +92,11 @@ class Remembering:
             raise ValueError(f"memory job {job.id} without a collection")
         progress("load", job.done)
         collection = get_collection(self.desk.engine, job.collection)
-        reading = _reading(self.desk, collection, self._settings(job.id))
+        way = _way(self.desk, collection, self._settings(job.id))
         sizes = []
         for item in job.items:
             progress("count", job.done)
-            sizes.append(self._size(collection, item.source_id, reading.model))
+            sizes.append(self._size(collection, item.source_id, way))
         set_total(self.desk.engine, job.id, sum(sizes))
         done = 0
         for item, size in zip(job.items, sizes, strict=True):
@@ -173,7 +106,7 @@ class Remembering:
                 def of_document(read: int, before: int = done) -> None:
                     progress("read", before + read)
 
-                self._item(job.id, collection, item.source_id, reading, of_document)
+                self._item(job.id, collection, item.source_id, way, of_document)
             done += size
 
     def _settings(self, job_id: str) -> MemorySettings:
@@ -182,30 +115,25 @@ class Remembering:
             found = connection.execute(select(row.settings).where(row.job_id == job_id)).scalar_one()
         return msgspec.convert(found, MemorySettings)
 
-    def _size(self, collection: Collection, source_id: str, model: "ReaderModel") -> int:
+    def _size(self, collection: Collection, source_id: str, way: Way) -> int:
         try:
-            return len(self._encoded(get_document(self.desk.engine, collection, source_id), model).tokens)
+            return way.of(get_document(self.desk.engine, collection, source_id)).tokens
         except UnknownDocument:
             return 0
-
-    def _encoded(self, document: Document, model: "ReaderModel") -> "EncodedDocument":
-        from refdesk.reader.whole_documents import encode_document
-
-        return encode_document(document.title, document_text(self.desk.engine, document.id), model)
 
     def _item(
         self,
         job_id: str,
         collection: Collection,
         source_id: str,
-        reading: _Reading,
+        way: Way,
         progress: Callable[[int], None],
     ) -> None:
         """One document, and what became of it; `progress` gets its tokens that are done."""
         error: str | None = None
         try:
             document = get_document(self.desk.engine, collection, source_id)
-            state = self._remember(job_id, document, reading, progress)
+            state = self._remember(job_id, document, way, progress)
         except UnknownDocument:
             state = "cancelled"  # deleted, or replaced while it was read
         except (EngineClosed, Interrupted) as closed:
@@ -221,19 +149,15 @@ class Remembering:
         with transaction(self.desk.engine) as connection:
             set_item(connection, job_id, source_id, state, error)
 
-    def _remember(
-        self, job_id: str, document: Document, reading: _Reading, progress: Callable[[int], None]
-    ) -> str:
+    def _remember(self, job_id: str, document: Document, way: Way, progress: Callable[[int], None]) -> str:
         """The state of its item. What was begun stays only for who goes on with it. Raises UnknownDocument."""
         memories = self.desk.memories
-        encoded = self._encoded(document, reading.model)
-        reader, card = reading.plan(encoded.tokens).reader, reading.card(encoded.tokens)
-        made = memories.open(document, reader)
-        if made is not None and made.card == card:
+        reading = way.of(document)
+        if reading.is_made():
             return "unchanged"
-        part = memories.begin(document, reader, job_id, card, encoded.starts)
+        part = memories.begin(document, reading.reader, job_id, reading.card)
         try:
-            reading.read(encoded.tokens, part, progress)
+            reading.read(part, progress)
             memories.place(part)
         except (LeaseLost, Stopping, EngineClosed, Interrupted, SQLAlchemyError):
             raise
@@ -255,16 +179,21 @@ class Remembering:
         raise UnknownDocument(f"document {document.source_id!r} is gone")
 
 
-def _reading(desk: Desk, collection: Collection, wanted: MemorySettings) -> _Reading:
-    """Raises what `start_remembering` raises."""
+def _way(desk: Desk, collection: Collection, wanted: MemorySettings) -> Way:
+    """Raises what `start_remembering` does, but for documents."""
     from refdesk.reader.thinning import thinning_of
 
-    options = wanted.remember_options()
     adapter = desk.adapter(wanted.adapter, collection.name)
-    model, engine = desk.reader
+    if wanted.of == "passages":
+        for option, value in wanted.options.items():
+            raise InvalidOption(option, value, "nothing, for passages are read as answers read them")
+        return Apart(desk, collection, adapter)
+    if wanted.of != "document":
+        raise InvalidOption("of", wanted.of, f"one of {', '.join(get_args(Of))}")
+    options = wanted.remember_options()
     heads = desk.heads(adapter) if options.rate > 1 and options.keep != "infinipot" else None
-    thinning = thinning_of(options.keep, options.rate, model, adapter, heads)
-    return _Reading(model, engine, adapter, heads, replace(options, keep=thinning.keep))
+    thinning = thinning_of(options.keep, options.rate, desk.reader[0], adapter, heads)
+    return Whole(desk, adapter, heads, replace(options, keep=thinning.keep))
 
 
 def _all_documents(desk: Desk, collection: Collection) -> list[Document]:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from refdesk.app.document_reading import Desk
 from refdesk.app.memories import MemoryNotFound
 from refdesk.app.passages import passages_of
-from refdesk.app.remembering import Desk
 from refdesk.reader.passage import Passage
 from refdesk.retriever.collections import Collection
 from refdesk.retriever.documents import Document

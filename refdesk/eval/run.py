@@ -37,7 +37,7 @@ class Score:
 
     `values`: quality metrics and costs by name, None where a metric does not apply to this question. Costs are
     `prompt_tokens`, `completion_tokens`, `kv_entries` and `kv_bytes` (both at the peak), `kv_held_bytes`,
-    `kv_freed_bytes`, `run_hits`, `run_misses` and `seconds_<stage>` with `seconds_total`.
+    `kv_freed_bytes`, `run_hits`, `run_loads`, `run_misses` and `seconds_<stage>` with `seconds_total`.
     `facts`: the example's, to group by. `error`: why there is no answer, such as a prompt longer than the window;
     then every quality metric is None.
     """

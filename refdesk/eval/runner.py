@@ -232,7 +232,7 @@ def _costs(answer: Answer) -> dict[str, float]:
     seconds = {f"seconds_{stage}": value for stage, value in usage.seconds.items()}
     counts = (
         *("prompt_tokens", "completion_tokens", "passages_used", "passages_dropped"),
-        *("run_hits", "run_misses"),
+        *("run_hits", "run_loads", "run_misses"),
     )
     held = {
         "tokens_before": usage.compression.tokens_before,

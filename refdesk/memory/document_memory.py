@@ -9,7 +9,6 @@ values are held, and turned when they are attended to (methods 4.7).
 import json
 import mmap
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 
+from refdesk.memory.disk_room import check_room
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.key_index import INDEXED_FROM, KeyIndex
 
@@ -134,7 +134,8 @@ class DocumentMemory:
             if anew:  # the card first: without it the rest is nothing
                 for old in (folder / _CARD, *folder.glob("*.bin"), *folder.glob("*.faiss")):
                     old.unlink(missing_ok=True)
-            _check_room(plan, folder)
+            what = f"a memory of {plan.tokens} tokens"
+            check_room(folder, plan.bytes + plan.index_bytes, what, "a higher rate, or fewer layers")
         return cls(plan, *_tensors(plan, folder, write=True), folder=folder)
 
     @classmethod
@@ -210,17 +211,6 @@ class DocumentMemory:
         part = self._folder / f"{_CARD}.part"
         part.write_text(json.dumps(card) + "\n", encoding="utf-8")
         part.replace(self._folder / _CARD)
-
-
-def _check_room(plan: MemoryPlan, folder: Path) -> None:
-    """Raise InvalidMemory where the disk has no room for what is not there yet."""
-    needed = plan.bytes + plan.index_bytes - sum(file.stat().st_blocks * 512 for file in folder.iterdir())
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise InvalidMemory(
-            f"a memory of {plan.tokens} tokens takes another {needed / 2**20:.0f} MiB, and the disk has"
-            f" {free / 2**20:.0f} MiB left; expected a higher rate, or fewer layers"
-        )
 
 
 def _allocate(file: Path, size: int) -> None:

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 
@@ -45,6 +46,11 @@ class RunKey:
         while (behind := chain[-1].behind) is not None:
             chain.append(behind)
         return tuple(reversed(chain))
+
+    @property
+    def digest(self) -> str:
+        """The same in every process: of all of it, and of what it stands behind, in hexadecimal."""
+        return sha256(repr([key._own for key in self.chain]).encode()).hexdigest()
 
     @cached_property
     def _own(self) -> tuple[Hashable, ...]:

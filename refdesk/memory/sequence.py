@@ -129,6 +129,29 @@ class Sequence:
         self.own = grown
         self.position += rows
 
+    def put(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Hold the next tokens, that were read elsewhere at these positions: `[layers, kv_heads, n, head_dim]`.
+
+        Raises:
+            OutOfBlocks: nothing has changed.
+        """
+        pool, rows = self.pool, keys.shape[2]
+        self.grow(rows)
+        slots = torch.from_numpy(self.slots(rows)).to(pool.keys.device)
+        for store, entries in ((pool.keys, keys), (pool.values, values)):
+            store.view(-1, pool.shape.head_dim)[slots] = entries.to(store.device)
+        positions = torch.arange(self.position, self.position + rows, dtype=torch.int32)
+        pool.positions.view(-1)[slots] = positions.to(slots.device)
+        pool.scores.view(-1)[slots] = 0.0
+        self.advance(rows)
+
+    def copy(self, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values `[layers, kv_heads, n, head_dim]` of the own entries from `first` on, of which none has
+        been evicted; both on the CPU."""
+        slots = self.own_slots()[0][..., first:].to(self.pool.keys.device)
+        width = self.pool.shape.head_dim
+        return self.pool.keys.view(-1, width)[slots].cpu(), self.pool.values.view(-1, width)[slots].cpu()
+
     def cut(self, own: Counts) -> None:
         """Keep the first `own` own entries of every row; blocks behind them go back to the pool at once."""
         self.freed += int((self.own - own).sum())

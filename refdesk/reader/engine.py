@@ -14,6 +14,7 @@ from collections import deque
 from threading import Condition, Thread
 from types import TracebackType
 
+from refdesk.memory.kept_runs import KeptRuns
 from refdesk.memory.policies import POLICIES
 from refdesk.memory.pool import BlockPool
 from refdesk.reader.errors import EngineClosed, InvalidOption, PromptTooLong
@@ -35,10 +36,17 @@ class Engine:
 
     `chunk_tokens`: how many tokens of prompts are read in one forward; fewer notice a cancellation and hand out
     tokens sooner, more read faster. `memory_bytes`: the ceiling of the KV memory of all requests together; it is
-    taken from the system as it is written to.
+    taken from the system as it is written to. `kept`: where a run may be found that is not in memory.
     """
 
-    def __init__(self, model: ReaderModel, *, chunk_tokens: int = 512, memory_bytes: int = 2**30) -> None:
+    def __init__(
+        self,
+        model: ReaderModel,
+        *,
+        chunk_tokens: int = 512,
+        memory_bytes: int = 2**30,
+        kept: KeptRuns | None = None,
+    ) -> None:
         if chunk_tokens < 1:
             raise InvalidOption("chunk_tokens", chunk_tokens, "at least 1")
         if memory_bytes < 1:
@@ -52,7 +60,7 @@ class Engine:
             )
         self._forward = Forward(model, self._pool)
         self.chunk_tokens = chunk_tokens
-        self._scheduler = Scheduler(self._pool, self._forward, chunk_tokens)
+        self._scheduler = Scheduler(self._pool, self._forward, chunk_tokens, kept)
         self._changed = Condition()  # guards the three below
         self._arrived: deque[Job] = deque()
         self._jobs: dict[Stream, Job] = {}

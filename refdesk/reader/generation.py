@@ -175,8 +175,8 @@ class Generation:
     `length` (`max_new_tokens`), `cancelled`, `deadline`. `prompt_tokens` counts what was asked, also where the
     request ended before all of it was read.
 
-    `memory` is what was held; `run_hits` of the runs asked for were in memory already or being read, `run_misses`
-    were not.
+    `memory` is what was held; of the runs asked for `run_hits` were in memory already or on their way there,
+    `run_loads` were taken from where they are kept, and `run_misses` were read.
 
     `continuation_nll`: for each continuation asked for, in order, the negative log-likelihood of each of its
     tokens (nats), given the prompt as it was held in memory and the tokens before it; `score_s` is what that took,
@@ -195,6 +195,7 @@ class Generation:
     decode_s: float
     memory: MemoryUse
     run_hits: int = 0
+    run_loads: int = 0
     run_misses: int = 0
     continuation_nll: tuple[tuple[float, ...], ...] = ()
     score_s: float = 0.0

@@ -37,6 +37,7 @@ class Job:
         self._allotment = request.layout.own
         self.runs: dict[RunKey, Run] = {}
         self.run_hits = 0
+        self.run_loads = 0
         self.run_misses = 0
         self.readings: list[Reading] = []
         self._sequence: Sequence | None = None
@@ -224,6 +225,7 @@ class Job:
                 decode_s=now - decode_started,
                 memory=memory,
                 run_hits=self.run_hits,
+                run_loads=self.run_loads,
                 run_misses=self.run_misses,
                 continuation_nll=tuple(nll for _, nll in sorted(self._nll.items())) if all_scored else (),
                 score_s=decode_started - read,

@@ -354,6 +354,7 @@ def _usage(
         document_tokens=options.whole.recall.tokens if options.whole else 0,
         reading=prompt.reading if prompt.used else "none",
         run_hits=generation.run_hits,
+        run_loads=generation.run_loads,
         run_misses=generation.run_misses,
         memory_policy=memory.policy.name if memory.policy else "none",
         adapter=options.adapter.name if options.adapter else "none",

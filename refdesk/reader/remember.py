@@ -172,8 +172,7 @@ def entries_of(sequence: "Sequence", first: int) -> "tuple[torch.Tensor, torch.T
     pool = sequence.pool
     assert pool.rotation is not None, "who collects has asked"
     slots = sequence.own_slots()[0][..., first:].to(pool.keys.device)
-    flat = (store.view(pool.blocks * pool.block_size, -1) for store in (pool.keys, pool.values))
-    keys, values = (store[slots].cpu() for store in flat)
+    keys, values = sequence.copy(first)
     known = Entries(*(store.view(-1)[slots].cpu() for store in (pool.positions, pool.scores, pool.novelty)))
     return pool.rotation.turn(keys, -known.positions), values, known
 

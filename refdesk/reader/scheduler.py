@@ -8,6 +8,7 @@ from time import perf_counter
 import torch
 
 from refdesk.memory.attention import Part
+from refdesk.memory.kept_runs import Entries, KeptRuns
 from refdesk.memory.pool import BlockPool
 from refdesk.memory.runs import RunKey, Runs
 from refdesk.memory.sequence import Sequence
@@ -20,10 +21,12 @@ from refdesk.reader.reading import Reading
 
 @dataclass(eq=False)
 class _RunInWork:
-    """A run that is being read, and the jobs that wait for it."""
+    """A run that is being read, or is about to be, and the jobs that wait for it. `missed`: the one that found it
+    was not there."""
 
     key: RunKey
     promised: int
+    missed: Job
     waiting: list[Job] = field(default_factory=list)
     reading: Reading | None = None
 
@@ -33,10 +36,13 @@ class Scheduler:
 
     A job is admitted, in the order they came, when the most it can ever hold fits beside what the others were
     promised. So nobody who has begun is ever thrown out, and memory never exceeds the pool.
+
+    A run that is `kept` somewhere is taken from there instead of being read.
     """
 
-    def __init__(self, pool: BlockPool, forward: Forward, chunk_tokens: int) -> None:
+    def __init__(self, pool: BlockPool, forward: Forward, chunk_tokens: int, kept: KeptRuns | None = None) -> None:
         self._pool = pool
+        self._kept = kept
         self._forward = forward
         self._chunk_tokens = chunk_tokens
         self._runs = Runs(pool, limit=pool.blocks // 2)
@@ -68,7 +74,8 @@ class Scheduler:
         """End what is cancelled or late, admit who fits, and run one forward."""
         self._end_some()
         self._admit()
-        self._begin_readings()
+        self._begin_runs()
+        self._begin_prompts()
         readings = self._chosen()
         if readings:
             self._read(readings)
@@ -130,7 +137,7 @@ class Scheduler:
             job.runs = held
             for key in keys:
                 if key not in self._runs:
-                    in_work = self._in_work.setdefault(key, _RunInWork(key, self._run_blocks(key)))
+                    in_work = self._in_work.setdefault(key, _RunInWork(key, self._run_blocks(key), job))
                     in_work.waiting.append(job)
 
     def _unpromised(self) -> int:
@@ -168,11 +175,25 @@ class Scheduler:
         reading, _ = key.allotment.blocks(self._pool.shape.slots, self._pool.block_size, 0, self._chunk_tokens)
         return reading
 
-    def _begin_readings(self) -> None:
-        """Begin with the runs in front of which all is there, and with the prompts whose runs are."""
-        for in_work in self._in_work.values():
-            if in_work.reading is None and (in_work.key.behind is None or in_work.key.behind in self._runs):
+    def _begin_runs(self) -> None:
+        """Begin with the runs in front of which all is there. No more tokens are loaded in a step than it reads:
+        the others wait for their next one no longer than behind a chunk."""
+        room = self._chunk_tokens
+        for in_work in list(self._in_work.values()):
+            key = in_work.key
+            if in_work.reading is not None or not (key.behind is None or key.behind in self._runs):
+                continue
+            if room <= 0:
+                return
+            entries = None if self._kept is None else self._kept.find(key)
+            if entries is None:
                 in_work.reading = self._run_reading(in_work)
+            else:
+                room -= len(key.tokens)
+                self._load(in_work, entries)
+
+    def _begin_prompts(self) -> None:
+        """Begin with the prompts whose runs are there."""
         for job in self._running:
             if not job.sequences and len(job.runs) == len(job.keys):
                 job.begin(self._behind_runs(job))
@@ -188,22 +209,34 @@ class Scheduler:
             position = max(position, run.position + by[-1])
         return Sequence(self._pool, runs, position, by)
 
+    def _load(self, in_work: _RunInWork, entries: Entries) -> None:
+        """Make a run of what was kept of it."""
+        sequence = self._run_sequence(in_work)
+        self._free(sequence.missing(len(in_work.key.tokens)))
+        sequence.put(*entries)
+        in_work.missed.run_misses -= 1
+        in_work.missed.run_loads += 1
+        self._add_run(in_work, sequence)
+
+    def _run_sequence(self, in_work: _RunInWork) -> Sequence:
+        """For the run, behind those that stand in front of it."""
+        behind = [in_work.waiting[0].runs[front] for front in in_work.key.chain[:-1]]
+        return Sequence(self._pool, behind, behind[-1].position if behind else 0)
+
+    def _add_run(self, in_work: _RunInWork, sequence: Sequence) -> None:
+        """It is whole: whoever waits for it holds it."""
+        self._runs.add(in_work.key, sequence)
+        del self._in_work[in_work.key]
+        for job in in_work.waiting:
+            job.runs[in_work.key] = self._runs.hold(in_work.key)
+
     def _run_reading(self, in_work: _RunInWork) -> Reading:
-        key = in_work.key
-        behind = [in_work.waiting[0].runs[front] for front in key.chain[:-1]]
-        sequence = Sequence(self._pool, behind, behind[-1].position if behind else 0)
-
-        def finished(logits: torch.Tensor) -> None:
-            self._runs.add(key, sequence)
-            del self._in_work[key]
-            for job in in_work.waiting:
-                job.runs[key] = self._runs.hold(key)
-
-        request = in_work.waiting[0].request
+        key, request = in_work.key, in_work.waiting[0].request
+        sequence = self._run_sequence(in_work)
         return Reading(
             sequence,
             key.tokens,
-            finished,
+            lambda logits: self._add_run(in_work, sequence),
             allotment=key.allotment,
             catalyst=key.catalyst,
             heads=request.heads if key.heads else None,
@@ -239,9 +272,7 @@ class Scheduler:
 
     def _read(self, chosen: list[tuple[Reading, Part]]) -> None:
         parts = tuple(part for _, part in chosen)
-        missing = sum(part.sequence.missing(part.rows) for part in parts)
-        if missing > self._pool.free:
-            self._runs.drop_idle(missing - self._pool.free)
+        self._free(sum(part.sequence.missing(part.rows) for part in parts))
         tokens: list[int] = []
         keep: list[int] = []
         for reading, _ in chosen:
@@ -253,6 +284,11 @@ class Scheduler:
         counts = [len(reading.kept_rows()) for reading, _ in chosen]
         for (reading, _), rows in zip(chosen, torch.split(logits, counts), strict=True):
             reading.read(rows)
+
+    def _free(self, blocks: int) -> None:
+        """Have so many free; they have been promised, so what is in their way is runs that nobody uses."""
+        if blocks > self._pool.free:
+            self._runs.drop_idle(blocks - self._pool.free)
 
 
 def _owned(sequences: list[Sequence]) -> int:

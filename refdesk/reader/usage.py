@@ -17,9 +17,10 @@ class Usage:
     """What an answer cost. `seconds` has retrieve, compress, prompt, queue, prefill, decode, cite and total; steps
     that were not taken are 0, and the reading of a `reference` is in none. `context`: whether passages were read,
     whole documents of `document_tokens` were attended to, or neither. `reading`: how the passages were read.
-    `run_hits` of the texts that are shared (the instructions, and passages read apart) were in memory,
-    `run_misses` had to be read. `adapter`: the name of the one that answered, or `none`. `memory`: the policy, and
-    entries and bytes held, freed and at the peak, as in `generation.MemoryUse`. `compression`: of the passages."""
+    `run_hits` of the texts that are shared (the instructions, and passages read apart) were in memory, `run_loads`
+    came from disk, `run_misses` had to be read. `adapter`: the name of the one that answered, or `none`. `memory`:
+    the policy, and entries and bytes held, freed and at the peak, as in `generation.MemoryUse`. `compression`: of
+    the passages."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -31,6 +32,7 @@ class Usage:
     document_tokens: int = 0
     reading: Literal["together", "apart", "none"] = "none"
     run_hits: int = 0
+    run_loads: int = 0
     run_misses: int = 0
     memory_policy: str = "none"
     adapter: str = "none"

@@ -34,6 +34,15 @@ from refdesk.retriever.parse import ParsedDocument
 
 _chunk, _document = schema.chunk.c, schema.document.c
 _REFRESH_BATCH = 4096
+_HIT = (
+    _chunk.id.label("chunk_id"),
+    _chunk.document_id,
+    _document.source_id,
+    _document.title,
+    _chunk.start,
+    _chunk.end,
+    _chunk.text,
+)
 _SAMPLE_BATCH = 500
 _LARGEST_K = 1000
 # Reciprocal rank fusion: score = sum over rankings of 1 / (60 + rank) (Cormack et al., SIGIR 2009).
@@ -135,19 +144,16 @@ class ChunkStore(VectorStore):
     def hits(self, scores: dict[int, float], k: int) -> list[Hit]:
         """The `k` best of the chunks with these scores that are (still) searchable, best first."""
         ranked = sorted(scores, key=lambda chunk_id: (-scores[chunk_id], chunk_id))[:k]
-        columns = (
-            _chunk.id.label("chunk_id"),
-            _chunk.document_id,
-            _document.source_id,
-            _document.title,
-            _chunk.start,
-            _chunk.end,
-            _chunk.text,
-        )
         with self._engine.connect() as connection:
-            rows = connection.execute(self._searchable(*columns).where(_chunk.id.in_(ranked)))
+            rows = connection.execute(self._searchable(*_HIT).where(_chunk.id.in_(ranked)))
             hits = {row.chunk_id: Hit(**row._mapping, score=scores[row.chunk_id]) for row in rows}
         return [hits[chunk_id] for chunk_id in ranked if chunk_id in hits]
+
+    def chunks(self, document_id: str) -> list[Hit]:
+        """Every chunk of a searchable document in the order of the text, with no score."""
+        ordered = self._searchable(*_HIT).where(_document.id == document_id).order_by(_chunk.position)
+        with self._engine.connect() as connection:
+            return [Hit(**row._mapping, score=0.0) for row in connection.execute(ordered)]
 
     def spans(self, document_id: str) -> list[tuple[int, int, int]]:
         """Id, start and end of each chunk of a searchable document, in the order of the text."""

@@ -98,6 +98,19 @@ def test_documents_are_remembered_and_answered_over(data: Path, tmp_path: Path) 
     assert refdesk(data, "memories").stdout == ""
 
 
+def test_passages_are_prepared_for_answers_of_later_processes(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "tower.txt").write_text("The tower of Babel Street was built in 1931.")
+    assert refdesk(data, "ingest", str(tmp_path / "tower.txt")).returncode == 0
+    done = refdesk(data, "remember", "--of", "passages")
+    assert (done.returncode, done.stdout.startswith("1 done in")) == (0, True), done.stderr
+    assert "of passages  fits  tower.txt" in refdesk(data, "memories").stdout
+    answer = json.loads(refdesk(data, "ask", "When was it built?", "--reading", "apart", "--json").stdout)
+    assert (answer["usage"]["run_loads"], answer["usage"]["run_misses"]) == (1, 1)
+    refused = refdesk(data, "remember", "--of", "passages", "--near", "32")
+    assert (refused.returncode, "near is 32; expected nothing" in refused.stderr) == (1, True)
+    assert refdesk(data, "remember", "--of", "chapters").returncode == 2
+
+
 def test_every_bad_file_is_named_with_its_reason_and_the_others_come_in(data: Path, tmp_path: Path) -> None:
     bad = {file.name: file for file in BAD_FILES.values()}
     for name, content, _ in bad.values():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from refdesk.app.build import Desk
+from refdesk.app.run_files import RunFiles
 from refdesk.app.settings import Settings
 from refdesk.reader.engine import Engine
 from refdesk.reader.model import ReaderModel
@@ -79,7 +80,7 @@ class SmallDesk(Desk):
 
     def __init__(self, settings: Settings, model: ReaderModel) -> None:
         super().__init__(settings)
-        self._small = (model, Engine(model))
+        self._small = (model, Engine(model, kept=RunFiles(self.memories.folder, model)))
         self._words = WordEmbedder()
 
     @property

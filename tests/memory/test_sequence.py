@@ -156,6 +156,41 @@ def test_growing_without_room_changes_nothing() -> None:
     assert held_positions(sequence, 0, 0) == list(range(10))
 
 
+def test_what_is_copied_out_and_put_elsewhere_is_held_as_if_it_had_been_written_there() -> None:
+    sequences = []
+    for copied in (False, True):
+        pool = pool_of(block_size=3)
+        front, sequence = Sequence(pool), Sequence(pool, position=5)
+        write(front, 5)
+        behind = Sequence(pool, [front], position=5)
+        for one in (sequence, *(() if copied else (behind,))):
+            write(one, 7)
+        if copied:
+            behind.put(*sequence.copy())
+        assert (behind.position, behind.own.tolist()) == (12, [[7] * 3] * 2)
+        check_pool(pool, [front, sequence, behind])
+        sequences.append(behind)
+    for row in HEADS:
+        written, put = (
+            [store.flatten(0, 1)[one.held_slots(*row)] for store in (pool.keys, pool.values, pool.positions)]
+            for one in sequences
+            for pool in [one.pool]
+        )
+        assert all(torch.equal(one, other) for one, other in zip(written, put, strict=True))
+    keys, values = sequences[1].copy(4)
+    assert keys[1, 2, :, 0].tolist() == [9, 10, 11] == (-values[1, 2, :, 0]).tolist()
+
+
+def test_putting_without_room_changes_nothing() -> None:
+    pool = pool_of(20)
+    sequence = Sequence(pool)
+    write(sequence, 10)
+    with pytest.raises(OutOfBlocks):
+        sequence.put(*sequence.copy())
+    assert (pool.free, sequence.position) == (2, 10)
+    assert held_positions(sequence, 0, 0) == list(range(10))
+
+
 def test_making_room_twice_makes_it_once() -> None:
     pool = pool_of()
     sequence = Sequence(pool)

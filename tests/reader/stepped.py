@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from refdesk.memory.kept_runs import KeptRuns
 from refdesk.memory.pool import BlockPool
 from refdesk.memory.retaining_heads import RetainingHeads
 from refdesk.reader.forward import Forward, cache_shape
@@ -63,11 +64,13 @@ class Stepped:
 
 
 @contextmanager
-def stepped(model: ReaderModel, chunk_tokens: int = 24, tokens: int = 4000) -> Iterator[Stepped]:
+def stepped(
+    model: ReaderModel, chunk_tokens: int = 24, tokens: int = 4000, kept: KeptRuns | None = None
+) -> Iterator[Stepped]:
     """With memory for so many `tokens`."""
     pool = BlockPool(cache_shape(model), SLOTS * -(-tokens // 16))
     forward = Forward(model, pool)
     try:
-        yield Stepped(model, pool, Scheduler(pool, forward, chunk_tokens))
+        yield Stepped(model, pool, Scheduler(pool, forward, chunk_tokens, kept))
     finally:
         forward.close()

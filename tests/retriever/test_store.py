@@ -275,3 +275,19 @@ def test_a_sample_is_of_searchable_chunks_and_follows_its_seed(
     assert store.sample(3, seed=2) != few
     for hit in few:
         assert document_text(engine, hit.document_id)[hit.start : hit.end] == hit.text
+
+
+def test_the_chunks_of_a_document_come_in_the_order_of_its_text(
+    engine: Engine, collection: Collection, store: ChunkStore, word_embedder: WordEmbedder
+) -> None:
+    put(engine, collection, word_embedder, "long.txt", LONG)
+    document = get_document(engine, collection, "long.txt")
+    put(engine, collection, word_embedder, "other.txt", LONG.replace("topic", "theme"))
+    chunks = store.chunks(document.id)
+    assert [(hit.chunk_id, hit.start, hit.end) for hit in chunks] == store.spans(document.id)
+    assert len(chunks) == document.num_chunks > 1
+    found = {hit.chunk_id: hit for hit in store.retrieve("topic7", 1000, ["long.txt"])}
+    assert all(replace(found[hit.chunk_id], score=0.0) == hit for hit in chunks)
+    pend(engine, collection, "long.txt", "Another version.")
+    assert store.chunks(document.id) == chunks
+    assert store.chunks("nobody") == []

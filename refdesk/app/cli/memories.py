@@ -1,4 +1,4 @@
-"""`refdesk remember` and `refdesk memories`: documents read whole, once, for questions to attend to."""
+"""`refdesk remember` and `refdesk memories`: documents, or their passages, read once for the answers to come."""
 
 import sys
 from typing import Any, get_args
@@ -8,11 +8,12 @@ import click
 from refdesk.app.cli.adapters import adapter_option
 from refdesk.app.cli.job_progress import tell, watch
 from refdesk.app.cli.output import as_json, in_collection, list_unless_told, open_desk, print_json
+from refdesk.app.document_reading import memory_readers
+from refdesk.app.memories import Of
 from refdesk.app.remembering import MemorySettings
 from refdesk.app.rest.memory_messages import document_memory_message
 from refdesk.app.rest.messages import job_message
 from refdesk.app.settings import Settings
-from refdesk.app.whole_documents import reader_fingerprint
 from refdesk.reader.thinning import Keep
 from refdesk.retriever.collections import get_collection
 from refdesk.retriever.documents import get_document
@@ -21,6 +22,13 @@ from refdesk.retriever.documents import get_document
 @click.command()
 @click.argument("documents", nargs=-1, metavar="[DOCUMENT...]")
 @in_collection
+@click.option(
+    "--of",
+    type=click.Choice(get_args(Of)),
+    default="document",
+    show_default=True,
+    help="Each document as a whole, or its passages, for answers that read them apart.",
+)
 @click.option("--rate", type=float, help="Hold one in so many entries.  [default: 1]")
 @click.option(
     "--keep",
@@ -41,15 +49,18 @@ def remember(
     /,
     documents: tuple[str, ...],
     collection: str,
+    of: Of,
     adapter: str | None,
     layers: tuple[int, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
     """Read each DOCUMENT (all of the collection, if none is named) into a memory, to be asked with `--context
-    document`. What was begun and killed is gone on with at the next start. Exit code 1 if any cannot be read."""
+    document`; or its passages, which answers with `--reading apart` then find read. What was begun and killed is
+    gone on with at the next start. Exit code 1 if any cannot be read."""
     options["layers"] = layers or None
-    wanted = MemorySettings(adapter, {name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    wanted = MemorySettings(adapter, given, of)
     with open_desk(settings) as desk:
         target = get_collection(desk.engine, collection)
         job_id = desk.remember(target, documents, wanted)
@@ -76,8 +87,8 @@ def list_all(settings: Settings, collection: str, as_json: bool) -> None:
     """Every memory of a collection, and whether it is of the model and adapter that answer now."""
     with open_desk(settings) as desk:
         found = desk.memories.list(get_collection(desk.engine, collection))
-        reader = reader_fingerprint(desk.reader[0], desk.adapter(None, collection))
-    messages = [document_memory_message(entry, reader) for entry in found]
+        readers = memory_readers(desk, desk.adapter(None, collection))
+    messages = [document_memory_message(entry, readers) for entry in found]
     if as_json:
         print_json(messages)
         return
@@ -85,7 +96,7 @@ def list_all(settings: Settings, collection: str, as_json: bool) -> None:
         chosen = f" by {one.options['keep']}" if "keep" in one.options else ""
         click.echo(
             f"{one.tokens:10,} tokens  {one.bytes / 2**20:10.1f} MiB  rate {one.rate:g}{chosen}"
-            f"  adapter {one.adapter}  {'fits' if one.fits else 'of another reader'}  {one.document}"
+            f"  adapter {one.adapter}  of {one.of}  {'fits' if one.fits else 'of another reader'}  {one.document}"
         )
 
 

@@ -1,10 +1,11 @@
-"""`/v1/collections/{name}/memories`: documents read whole, once, for questions to attend to."""
+"""`/v1/collections/{name}/memories`: documents, or their passages, read once for the answers to come."""
 
 import anyio.to_thread
 from litestar import Controller, Response, delete, get, post
 
 from refdesk.app.auth import require
 from refdesk.app.build import Desk
+from refdesk.app.document_reading import memory_readers
 from refdesk.app.jobs import get_job
 from refdesk.app.rest.memory_messages import (
     DocumentMemoriesMessage,
@@ -12,7 +13,6 @@ from refdesk.app.rest.memory_messages import (
     document_memory_message,
 )
 from refdesk.app.rest.messages import JobMessage, job_message
-from refdesk.app.whole_documents import reader_fingerprint
 from refdesk.retriever.collections import get_collection
 from refdesk.retriever.documents import get_document
 
@@ -26,7 +26,8 @@ class MemoriesController(Controller):
 
     @post(operation_id="RememberDocuments", status_code=202, guards=[require("admin")])
     async def remember(self, name: str, data: MemoryRequest, desk: Desk) -> Response[JobMessage]:
-        """Read documents into memories: those that are named, or all. The job in `Location` does it."""
+        """Read documents, or `of` them the passages, into memories: those that are named, or all. The job in
+        `Location` does it."""
         collection = await anyio.to_thread.run_sync(get_collection, desk.engine, name)
         job_id = await anyio.to_thread.run_sync(desk.remember, collection, data.documents or (), data.settings)
         job = await anyio.to_thread.run_sync(get_job, desk.engine, job_id)
@@ -36,9 +37,9 @@ class MemoriesController(Controller):
     def list(self, name: str, desk: Desk) -> DocumentMemoriesMessage:
         """Every memory by its document's source id."""
         collection = get_collection(desk.engine, name)
-        reader = reader_fingerprint(desk.reader[0], desk.adapter(None, name))
+        readers = memory_readers(desk, desk.adapter(None, name))
         found = desk.memories.list(collection)
-        return DocumentMemoriesMessage([document_memory_message(entry, reader) for entry in found])
+        return DocumentMemoriesMessage([document_memory_message(entry, readers) for entry in found])
 
     @delete("/{document:str}", operation_id="DeleteMemories", guards=[require("admin")], sync_to_thread=True)
     def remove(self, name: str, document: str, desk: Desk) -> None:

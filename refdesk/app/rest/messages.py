@@ -134,7 +134,7 @@ class CompressionMessage(msgspec.Struct):
 class UsageMessage(msgspec.Struct):
     """What an answer cost; seconds by stage. `context`: what it stands on: `passages`, whole documents of so many
     tokens (`document`), or `none`. Runs are texts that requests share: instructions, and passages read
-    apart; a hit was in memory already."""
+    apart; a hit was in memory already, a load came from disk, a miss had to be read."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -146,6 +146,7 @@ class UsageMessage(msgspec.Struct):
     document_tokens: int
     reading: str
     run_hits: int
+    run_loads: int
     run_misses: int
     memory_policy: str
     adapter: str
