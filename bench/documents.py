@@ -15,15 +15,13 @@ from pathlib import Path
 from statistics import median
 
 from bench.evaluation import evaluate
-from bench.kv_memory import head, load, note, row
-from bench.long import NEEDLES, answering, document, nlls
-from refdesk.app.adapters import shipped_adapter
+from bench.kv_memory import head, note, row
+from bench.long import NEEDLES, answering, document, nlls, reader_and_novel
 from refdesk.eval.plan import RunSettings
-from refdesk.eval.tasks.files import read_text
 from refdesk.memory.document_memory import DocumentMemory
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.unlimiformer import RecallRequest
-from refdesk.reader.adapter import Adapter, load_adapter
+from refdesk.reader.adapter import Adapter
 from refdesk.reader.engine import Engine
 from refdesk.reader.generation import Generation, GenerationRequest
 from refdesk.reader.model import ReaderModel
@@ -67,12 +65,7 @@ def main(data: Path, names: tuple[str, ...], lengths: tuple[int, ...]) -> None:
 
 
 def _needles(data: Path, lengths: tuple[int, ...]) -> None:
-    model = load("bfloat16")
-    shipped = shipped_adapter()
-    adapter = None if shipped is None else load_adapter(shipped, model, "craft")
-    novel = model.literal_tokenizer.encode(
-        read_text(data / "needle_haystacks" / "war_and_peace.txt.gz"), add_special_tokens=False
-    ).ids
+    model, adapter, novel = reader_and_novel(data)
     with Engine(model) as engine:
         floor = [_ask(engine, model, adapter, None, city) for city in NEEDLES]
         print(f"bfloat16, entries {RecallRequest.entries}; closed book nll {nlls(floor)}\n")

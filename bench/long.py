@@ -84,13 +84,8 @@ def main(data: Path, budget: int = BUDGET, policy: str = POLICY, lengths: tuple[
     memory = memory_options({"policy": policy, "budget": budget})
     if memory.policy is None or memory.policy.question_first or memory.policy.catalyst == "question":
         raise SystemExit(f"{policy}; expected a policy that does not see the question")
-    model = load("bfloat16")
-    shipped = shipped_adapter()
-    adapter = None if shipped is None else load_adapter(shipped, model, "craft")
+    model, adapter, novel = reader_and_novel(data)
     heads = _heads(model, adapter) if memory.policy.learned else None
-    novel = model.literal_tokenizer.encode(
-        read_text(data / "needle_haystacks" / "war_and_peace.txt.gz"), add_special_tokens=False
-    ).ids
     floor = [_ask(model, adapter, None, city) for city in NEEDLES]
     print(f"{policy}, budget {budget}, chunks of 512, bfloat16; closed book nll {nlls(floor)}\n")
     head(
@@ -127,6 +122,15 @@ def main(data: Path, budget: int = BUDGET, policy: str = POLICY, lengths: tuple[
     head("tenth", "MiB in blocks", "resident MiB")
     for number, (used, rss) in enumerate(tenths, start=1):
         row(number, f"{used / 2**20:.1f}", f"{rss / 2**20:.0f}")
+
+
+def reader_and_novel(data: Path) -> tuple[ReaderModel, Adapter | None, list[int]]:
+    """The default model, its adapter, and War and Peace in its tokens."""
+    model = load("bfloat16")
+    shipped = shipped_adapter()
+    adapter = None if shipped is None else load_adapter(shipped, model, "craft")
+    text = read_text(data / "needle_haystacks" / "war_and_peace.txt.gz")
+    return model, adapter, model.literal_tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def document(model: ReaderModel, novel: list[int], count: int) -> tuple[int, ...]:

@@ -19,15 +19,13 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from bench.documents import MEMORIES, NEW
-from bench.kv_memory import head, load, note, row
-from bench.long import answering
-from refdesk.app.adapters import shipped_adapter
-from refdesk.eval.tasks.files import read_text
+from bench.kv_memory import head, note, row
+from bench.long import answering, reader_and_novel
 from refdesk.memory.document_memory import DocumentMemory
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.sequence import Sequence
 from refdesk.memory.unlimiformer import RecallRequest
-from refdesk.reader.adapter import Adapter, load_adapter
+from refdesk.reader.adapter import Adapter
 from refdesk.reader.engine import Engine
 from refdesk.reader.generation import Generation, GenerationRequest
 from refdesk.reader.model import ReaderModel
@@ -105,12 +103,7 @@ class Reader:
 
 def main(data: Path, lengths: tuple[int, ...] = TOKENS) -> None:
     """Print a table over lengths and depths."""
-    model = load("bfloat16")
-    shipped = shipped_adapter()
-    adapter = None if shipped is None else load_adapter(shipped, model, "craft")
-    novel = model.literal_tokenizer.encode(
-        read_text(data / "needle_haystacks" / "war_and_peace.txt.gz"), add_special_tokens=False
-    ).ids
+    model, adapter, novel = reader_and_novel(data)
     print(f"bfloat16, entries {RecallRequest.entries}, {EACH} passkeys at each depth\n")
     head("tokens", "times the window", "depth", "said", "told", "nll", "closed book nll", "what else it said")
     with Engine(model) as engine:
