@@ -7,7 +7,8 @@ from pathlib import Path
 
 NAMES = ("ingest", "answers", "engine", "kv_memory", "runs", "kills", "bad_input", "evaluation_kills")
 # An hour and more, so only when it is named.
-LONG = ("evaluation", "memory_quality", "soak", "craft", "long", "compression")
+LONG = ("evaluation", "memory_quality", "soak", "craft", "abstention", "long", "documents", "passkeys")
+LONG += ("compression",)
 
 
 def main() -> int:
