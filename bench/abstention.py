@@ -12,7 +12,7 @@ from bench.craft import QUESTIONS, rows
 from bench.evaluation import evaluate
 
 ROWS = ("squad2", "squad", "nq_gold", "nq_4")
-THRESHOLDS = (None, 0.03, 0.1, 0.3, 0.5, 1.0)
+THRESHOLDS = (None, 0.1, 0.3, 0.5, 0.7, 1.0)
 
 
 def main(data: Path, questions: int = QUESTIONS, names: tuple[str, ...] = ROWS) -> None:

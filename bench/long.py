@@ -25,7 +25,7 @@ from refdesk.memory.options import MemoryOptions, memory_options
 from refdesk.memory.retaining_heads import RetainingHeads
 from refdesk.reader.abstention import Abstention
 from refdesk.reader.adapter import Adapter, load_adapter
-from refdesk.reader.answer_request import AnswerRequest
+from refdesk.reader.answer_plan import AnswerPlan
 from refdesk.reader.engine import Engine
 from refdesk.reader.generation import Generation, GenerationRequest
 from refdesk.reader.heads import load_heads
@@ -146,7 +146,7 @@ def document(model: ReaderModel, novel: list[int], count: int) -> tuple[int, ...
 
 def answering(model: ReaderModel) -> Abstention | None:
     """Whoever asks for a passkey wants one: a guess counts, that it cannot be found does not."""
-    return AnswerRequest.of(AnswerOptions(abstain=1.0), model, open_book=True).abstention
+    return AnswerPlan.of(AnswerOptions(abstain=1.0), model, open_book=True).abstention
 
 
 def _ask(

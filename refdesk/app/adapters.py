@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from refdesk import schema
 from refdesk.app.jobs import FINISHED, add_job, finish
 from refdesk.craft.card import CARD, read_card
-from refdesk.craft.errors import AdapterBusy, AdapterExists, InvalidLessons, InvalidRecipe
+from refdesk.craft.errors import AdapterBusy, AdapterExists, CraftError, InvalidLessons, InvalidRecipe
 from refdesk.craft.whole_folder import whole_folder
 from refdesk.database import transaction
 from refdesk.reader.errors import AdapterNotFound
@@ -117,26 +118,28 @@ def adopt_adapter(engine: Engine, name: str, folder: Path, place: Path) -> Adapt
     one whose training is over.
 
     Raises:
-        InvalidRecipe: a bad name.
         InvalidLessons: no card can be read, or it says no result.
         AdapterExists: the name is taken.
+        CraftError: the files cannot be copied.
     """
-    check_name(name)
     card = read_card(folder / CARD)
-    try:
-        float(card["result"]["loss"]["all"])
-    except (KeyError, TypeError, ValueError) as error:
+    result = card.get("result")
+    loss = (result.get("loss") or {}).get("all") if isinstance(result, dict) else None
+    if not isinstance(loss, int | float) or not isfinite(loss):
         raise InvalidLessons(
-            f"{folder / CARD} has no number at result.loss.all; expected what training wrote"
-        ) from error
-    with transaction(engine) as connection:  # files before it ends: an adapter in the list is whole
-        job = add_job(connection, "craft", None, [], 1)
-        add_adapter(connection, job, name, {})
-        finish(connection, job)
-        connection.execute(update(schema.adapter).where(_adapter.name == name).values(card=card))
-        with whole_folder(place) as part:
-            for file in FILES:
-                shutil.copy(folder / file, part / file)
+            f"{folder / CARD}: result.loss.all is {loss!r}; expected the number that training wrote"
+        )
+    try:
+        with transaction(engine) as connection:  # files before it ends: an adapter in the list is whole
+            job = add_job(connection, "craft", None, [], 1)
+            add_adapter(connection, job, name, {})
+            finish(connection, job)
+            connection.execute(update(schema.adapter).where(_adapter.name == name).values(card=card))
+            with whole_folder(place) as part:
+                for file in FILES:
+                    shutil.copy(folder / file, part / file)
+    except OSError as error:
+        raise CraftError(f"adapter {name!r} cannot be copied to {place}: {error.strerror}") from error
     return get_adapter(engine, name)
 
 

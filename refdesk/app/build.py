@@ -16,6 +16,7 @@ from refdesk.app.adapters import (
     SHIPPED,
     AdapterEntry,
     adopt_adapter,
+    check_name,
     craft_folders,
     delete_adapter,
     get_adapter,
@@ -245,10 +246,11 @@ class Desk:
 
         Raises:
             AdapterNotFound, AdapterMismatch: the folder has none, or not one that the model can run.
-            InvalidRecipe, AdapterExists: of `name`; see `app.adapters`.
+            CraftError: for `name` or the card; see `app.adapters`.
         """
         from refdesk.reader.adapter import load_adapter
 
+        check_name(name)  # before anything is loaded
         load_adapter(folder, self.reader[0], name)
         return adopt_adapter(self.engine, name, folder, self.adapter_folder(name))
 

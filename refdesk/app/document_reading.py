@@ -159,7 +159,8 @@ class Apart:
     adapter: "Adapter | None"
 
     def check(self) -> None:
-        """See Way."""
+        """See Way. Raises EmbedderMismatch for a collection of another embedder."""
+        self.desk.open_store(self.collection)
 
     def of(self, document: Document) -> "_Passages":
         """See Way."""

@@ -55,6 +55,7 @@ def start_remembering(desk: Desk, collection: Collection, sources: Sequence[str]
         InvalidUpload: it holds none at all.
         AdapterNotFound, AdapterMismatch: see `Desk.adapter`.
         InvalidOption, InvalidMemory: an option that the model cannot read with, or one without effect.
+        EmbedderMismatch: passages of a collection that another embedder made.
     """
     _way(desk, collection, wanted).check()
     if sources:

@@ -162,6 +162,10 @@ def _check_numbers(settings: RunSettings, task: Task) -> None:
 
 def _check_effects(settings: RunSettings, pipeline: Pipeline) -> None:
     if pipeline.remembers is None:
+        if pipeline.closed_book and settings.abstain is not None:
+            raise InvalidRun(
+                f"abstain is {settings.abstain}; expected nothing, for closed book nothing can be found"
+            )
         return
     compression = compression_options(settings.compression).name
     shortened = {"compression strategy": compression} if compression != "none" else {}

@@ -26,7 +26,8 @@ def check_threshold(threshold: float | None) -> None:
 @dataclass(frozen=True, slots=True)
 class Abstention:
     """`token_ids` are said where the probability of beginning with `opening`, the first of them, is `threshold`
-    or more; otherwise what is said is as likely as the model has it *given* that it does not begin so.
+    or more, and at the threshold 1 never; otherwise what is said is as likely as the model has it *given* that it
+    does not begin so.
 
     Raises:
         InvalidOption: a threshold of 0 or less, or more than 1, or an opening that `token_ids` do not begin with.
@@ -51,7 +52,7 @@ class Abstention:
 
     def decided(self, nll: Sequence[float]) -> bool:
         """Whether it is said, by the negative log-likelihood of each token of the opening (nats)."""
-        return exp(-sum(nll)) >= self.threshold
+        return self.threshold < 1 and exp(-sum(nll)) >= self.threshold  # 1 is what a sure model comes to
 
     def withhold(self, logits: "torch.Tensor", said: Sequence[int], nll: Sequence[float]) -> "torch.Tensor":
         """The logits `[vocabulary]` behind what was `said`, without the probability of saying the opening."""

@@ -10,7 +10,7 @@ from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import AS_NEEDED, KEEP_EVERYTHING, MemoryOptions
 from refdesk.reader.abstention import check_threshold
 from refdesk.reader.answer_form import AnswerForm, check_form, read_answer, room_for
-from refdesk.reader.answer_request import AnswerRequest
+from refdesk.reader.answer_plan import AnswerPlan
 from refdesk.reader.cancellation import Cancellation
 from refdesk.reader.citations import Citation, cite, cite_quotes
 from refdesk.reader.errors import DeadlineExceeded, Interrupted, InvalidOption, PromptTooLong
@@ -202,7 +202,7 @@ class QA:
             yield Token(NOTHING_FOUND)
             yield Done(_unread(NOTHING_FOUND, "no_passages", 0, clock))
             return
-        asked = AnswerRequest.of(options, self._model, open_book=bool(passages or whole))
+        asked = AnswerPlan.of(options, self._model, open_book=bool(passages or whole))
         submit = self._submit(options, cancellation, clock)
         try:
             shorter, shortening = self._shortened(question, passages, asked.room, options, submit)
@@ -274,16 +274,14 @@ class QA:
         around = len(segments.before) + len(segments.asked) + sum(map(len, segments.passages))
         return options.shorten(question, passages, self._model.window - new - around, submit)
 
-    def _over(
-        self, whole: "WholeDocuments", question: str, asked: AnswerRequest
-    ) -> tuple[Prompt, GenerationRequest]:
+    def _over(self, whole: "WholeDocuments", question: str, asked: AnswerPlan) -> tuple[Prompt, GenerationRequest]:
         """The prompt behind whole documents, and how the engine is asked for it; nothing of it is evicted."""
         segments = encode_segments(question, (), self._model, asked.options.form, open_book=True)
         prompt = segments.fitted(self._model.window, asked.room)
         return prompt, replace(asked.generation(prompt, KEEP_EVERYTHING), recall=whole.recall)
 
     def _fitted(
-        self, question: str, passages: Sequence[Passage], asked: AnswerRequest
+        self, question: str, passages: Sequence[Passage], asked: AnswerPlan
     ) -> tuple[Prompt, GenerationRequest]:
         """The prompt, and how the engine is asked for it. What a caller asks for stands. Where that is `auto`,
         nothing is thinned that fits the window as it is to be read, the engine's memory, and the budget; else all

@@ -176,8 +176,8 @@ class Scheduler:
         return reading
 
     def _begin_runs(self) -> None:
-        """Begin with the runs in front of which all is there. No more tokens are loaded in a step than it reads:
-        the others wait for their next one no longer than behind a chunk."""
+        """Begin with the runs in front of which all is there. In a step about as many tokens are loaded as it may
+        read, the last run whole: the others wait little longer than they do for a chunk."""
         room = self._chunk_tokens
         for in_work in list(self._in_work.values()):
             key = in_work.key
@@ -213,7 +213,11 @@ class Scheduler:
         """Make a run of what was kept of it."""
         sequence = self._run_sequence(in_work)
         self._free(sequence.missing(len(in_work.key.tokens)))
-        sequence.put(*entries)
+        try:
+            sequence.put(*entries)
+        except BaseException:
+            sequence.release()
+            raise
         in_work.missed.run_misses -= 1
         in_work.missed.run_loads += 1
         self._add_run(in_work, sequence)

@@ -230,6 +230,8 @@ def test_an_adapter_is_made_listed_used_and_deleted_on_the_command_line(data: Pa
     for name, reason in (("tower2", "exists already"), ("Tower", "expected 1 to 64"), ("craft", "comes with")):
         refused = refdesk(data, "adapters", "add", name, str(folder))
         assert (refused.returncode, reason in refused.stderr) == (1, True)
+    (folder / "card.json").write_text(json.dumps({**card, "result": {"loss": {"all": "0.5"}}}))
+    assert "result.loss.all is '0.5'" in refdesk(data, "adapters", "add", "tower3", str(folder)).stderr
     (folder / "card.json").write_text(json.dumps({**card, "result": None}))
     assert "result.loss.all" in refdesk(data, "adapters", "add", "tower3", str(folder)).stderr
     (folder / "card.json").write_text(json.dumps({**card, "base_fingerprint": "0" * 16}))

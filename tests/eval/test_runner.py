@@ -206,6 +206,7 @@ def test_a_collection_of_ones_own_is_asked(desk: SmallDesk) -> None:
         ({"budget": 1}, InvalidRun, "budget is 1"),
         ({"max_new_tokens": 0}, InvalidRun, "max_new_tokens is 0"),
         ({"search": "magic"}, InvalidRun, "search is 'magic'"),
+        ({"abstain": 0.5, "pipeline": "closed_book"}, InvalidRun, "abstain is 0.5; expected nothing"),
         ({"abstain": 1.5}, InvalidRun, "abstain is 1.5; expected more than 0 and at most 1"),
         ({"collection": "town"}, InvalidRun, "documents of its own"),
         ({"compression": {"strategy": "zip", "rate": 2}}, InvalidRun, "'zip'; expected one of none, auto"),

@@ -145,6 +145,20 @@ def test_no_sample_abstains_where_it_never_shall(tiny: Tiny) -> None:
             assert answer.token_ids[0] != first
 
 
+def test_at_the_threshold_1_not_even_a_sure_model_abstains(tiny: Tiny) -> None:
+    model = tiny()
+    request = asked(model)
+    with torch.no_grad():
+        model.model.lm_head.weight.mul_(200)
+    opening = tuple(generated(model, request.token_ids, 2))
+    assert exp(-nll_of(model, request.token_ids, opening)) == 1
+    with Engine(model) as engine:
+        said = engine.submit(replace(request, abstention=Abstention((*opening, *SAID), opening, 0.999))).result()
+        never = engine.submit(replace(request, abstention=Abstention((*opening, *SAID), opening, 1))).result()
+    assert said.token_ids == (*opening, *SAID)
+    assert never.token_ids[:2] != opening
+
+
 def test_it_is_cut_where_the_answer_would_be(tiny: Tiny) -> None:
     model = tiny()
     request = asked(model, 2)

@@ -143,7 +143,7 @@ def test_loading_takes_no_more_memory_than_was_promised(tiny: Tiny, tmp_path: Pa
         assert counts(jobs[0].stream.result()) == (0, 3, 1)
 
 
-def test_a_step_loads_no_more_tokens_than_it_reads_while_others_are_served(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_step_loads_few_runs_and_others_are_served_meanwhile(tiny: Tiny, tmp_path: Path) -> None:
     passages = tuple(ids(60, 300 + number) for number in range(6))
     kept = prepared(tiny(), tmp_path, passages)
     with stepped(tiny(), 100, kept=kept) as world:

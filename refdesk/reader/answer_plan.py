@@ -1,6 +1,7 @@
 """How the engine is asked for an answer: the options of a question in the model's own tokens."""
 
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from refdesk.memory.options import MemoryOptions
@@ -15,7 +16,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and options are of the quest
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerRequest:
+class AnswerPlan:
     """`reference`: the right answer's token ids, if one was given. `abstention`: what may be said in its place,
     where there is something to find it in and a threshold was given."""
 
@@ -24,7 +25,7 @@ class AnswerRequest:
     abstention: Abstention | None
 
     @classmethod
-    def of(cls, options: "AnswerOptions", model: "ReaderModel", *, open_book: bool) -> "AnswerRequest":
+    def of(cls, options: "AnswerOptions", model: "ReaderModel", *, open_book: bool) -> "AnswerPlan":
         """For `model`; `open_book`: there are passages or documents."""
 
         def tokens(answer: str) -> tuple[int, ...]:
@@ -33,13 +34,18 @@ class AnswerRequest:
         reference = () if options.reference is None else tokens(options.reference)
         abstention = None
         if open_book and options.abstain is not None:
-            abstention = Abstention(tokens(NOT_FOUND), tokens(NOT_FOUND_OPENING), options.abstain)
+            said = tokens(NOT_FOUND)
+            # A tokenizer that does not keep words apart may join the last of them with what follows.
+            pairs = zip(said, tokens(NOT_FOUND_OPENING), strict=False)
+            opening = tuple(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+            abstention = Abstention(said, opening, options.abstain)
         return cls(options, reference, abstention)
 
     @property
     def room(self) -> int:
         """Tokens behind the prompt, at most."""
-        return max(self.options.room, len(self.reference))
+        opening = () if self.abstention is None else self.abstention.opening
+        return max(self.options.room, len(self.reference), len(opening))
 
     def generation(self, prompt: Prompt, memory: MemoryOptions) -> GenerationRequest:
         """What is behind `prompt`, which is held as `memory` has it."""
