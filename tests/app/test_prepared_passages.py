@@ -4,10 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
+from refdesk import schema
 from refdesk.app.context import AnswerContext
 from refdesk.app.document_reading import memory_readers
-from refdesk.app.jobs import Job, cancel_job
+from refdesk.app.jobs import Job, cancel_job, list_jobs
 from refdesk.app.memories import MemoryNotFound, Of
 from refdesk.app.remembering import MemorySettings, Remembering
 from refdesk.app.worker import Cancelled
@@ -16,7 +18,7 @@ from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.qa import Answer
 from refdesk.reader.stream import Stream
 from refdesk.retriever.documents import get_document
-from refdesk.retriever.errors import UnknownDocument
+from refdesk.retriever.errors import EmbedderMismatch, UnknownDocument
 from tests.app.papers import TEXT, Killed, Open, ask, desk, folders, ingest, open_desk, papers, remember, work
 from tests.app.test_remembering import reading
 from tests.eval.conftest import SmallDesk
@@ -52,6 +54,19 @@ def runs(desk: SmallDesk) -> list[Path]:
 
 def chunks(desk: SmallDesk, name: str) -> int:
     return get_document(desk.engine, papers(desk), name).num_chunks
+
+
+def test_passages_that_another_embedder_made_are_refused_before_there_is_a_job(
+    desk: SmallDesk, open_desk: Open
+) -> None:
+    with desk.engine.begin() as connection:
+        connection.execute(update(schema.collection).values(embedder_fingerprint="another"))
+    desk.close()
+    later = open_desk()
+    before = list_jobs(later.engine, 10)
+    with pytest.raises(EmbedderMismatch, match="another"):
+        later.remember(papers(later), ("a.txt",), PASSAGES)
+    assert list_jobs(later.engine, 10) == before
 
 
 def test_answers_load_what_was_prepared_in_this_process_and_in_the_next(desk: SmallDesk, open_desk: Open) -> None:
