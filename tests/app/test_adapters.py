@@ -227,16 +227,13 @@ def test_an_adapter_is_made_listed_used_and_deleted_on_the_command_line(data: Pa
     assert (again.returncode, "exists already" in again.stderr) == (1, True)
     folder = shutil.copytree(data / "adapters" / "tower", tmp_path / "elsewhere")
     assert "tower2  ready" in refdesk(data, "adapters", "add", "tower2", str(folder)).stdout
-    for name, reason in (("tower2", "exists already"), ("Tower", "expected 1 to 64"), ("craft", "comes with")):
+    for name, reason in (("tower2", "exists already"), ("Tower", "expected 1 to 64")):
         refused = refdesk(data, "adapters", "add", name, str(folder))
         assert (refused.returncode, reason in refused.stderr) == (1, True)
     (folder / "card.json").write_text(json.dumps({**card, "result": {"loss": {"all": "0.5"}}}))
     assert "result.loss.all is '0.5'" in refdesk(data, "adapters", "add", "tower3", str(folder)).stderr
-    (folder / "card.json").write_text(json.dumps({**card, "result": None}))
-    assert "result.loss.all" in refdesk(data, "adapters", "add", "tower3", str(folder)).stderr
     (folder / "card.json").write_text(json.dumps({**card, "base_fingerprint": "0" * 16}))
     assert "was trained for" in refdesk(data, "adapters", "add", "tower3", str(folder)).stderr
-    assert "card.json" in refdesk(data, "adapters", "add", "tower3", str(tmp_path)).stderr
     assert "tower3" not in refdesk(data, "adapters").stdout
     assert refdesk(data, "adapters", "delete", "tower", "--yes").returncode == 0
     (data / "notes.md").write_text("The Selby Tower was finished in 1818.")
