@@ -15,6 +15,7 @@ from refdesk.eval.plan import RunSettings
 
 QUESTIONS = 300
 ADAPTERS = ("none", "craft")
+QUOTED = ("em", "f1", "nll", "cited_gold", "gold_cited", "format")
 
 
 def rows(questions: int) -> dict[str, RunSettings]:
@@ -33,7 +34,7 @@ def rows(questions: int) -> dict[str, RunSettings]:
         "nq_gold": replace(nq, pipeline="oracle"),
         **{f"nq_{k - 1}": replace(wrong, k=k) for k in (5, 10, 20)},
         **{f"nq_{k - 1}_apart": replace(wrong, k=k, reading="apart") for k in (5, 20)},
-        "nq_4_quote": replace(wrong, k=5, form="quote", max_new_tokens=160),
+        "nq_4_quote": replace(wrong, k=5, form="quote", max_new_tokens=160, metrics=QUOTED),
         **{
             f"nq_official_{count}": replace(official, task_options={"documents": count, "gold_at": count // 2})
             for count in (5, 10, 20)
