@@ -4,6 +4,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -123,8 +124,9 @@ def adopt_adapter(engine: Engine, name: str, folder: Path, place: Path) -> Adapt
         CraftError: the files cannot be copied.
     """
     card = read_card(folder / CARD)
-    result = card.get("result")
-    loss = (result.get("loss") or {}).get("all") if isinstance(result, dict) else None
+    loss = None
+    with suppress(KeyError, TypeError):
+        loss = card["result"]["loss"]["all"]
     if not isinstance(loss, int | float) or not isfinite(loss):
         raise InvalidLessons(
             f"{folder / CARD}: result.loss.all is {loss!r}; expected the number that training wrote"

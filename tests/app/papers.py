@@ -13,8 +13,10 @@ from refdesk.app.jobs import Job, get_job
 from refdesk.app.remembering import MemorySettings
 from refdesk.app.settings import Settings
 from refdesk.compressor.options import CompressionOptions
+from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.qa import AnswerOptions
+from refdesk.reader.stream import Stream
 from refdesk.retriever.collections import Collection, get_collection
 from tests.eval.conftest import SmallDesk
 
@@ -85,3 +87,16 @@ def ask(desk: SmallDesk, context: AnswerContext, **options: Any) -> Any:
     asked = AnswerOptions(max_new_tokens=24, stop=(), **options)
     context.check(asked, NOTHING)
     return desk.qa("papers").answer(QUESTION, context.chosen(desk, "papers", QUESTION, asked))
+
+
+def counted(desk: SmallDesk, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Gets, from now on, of each request to the desk's engine how many tokens it has behind what is shared."""
+    submitted: list[int] = []
+    submit = desk.reader[1].submit
+
+    def counting(request: GenerationRequest) -> Stream:
+        submitted.append(len(request.token_ids))
+        return submit(request)
+
+    monkeypatch.setattr(desk.reader[1], "submit", counting)
+    return submitted

@@ -14,12 +14,23 @@ from refdesk.app.memories import MemoryNotFound, Of
 from refdesk.app.remembering import MemorySettings, Remembering
 from refdesk.app.worker import Cancelled
 from refdesk.reader.errors import InvalidOption
-from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.qa import Answer
-from refdesk.reader.stream import Stream
 from refdesk.retriever.documents import get_document
 from refdesk.retriever.errors import EmbedderMismatch, UnknownDocument
-from tests.app.papers import TEXT, Killed, Open, ask, desk, folders, ingest, open_desk, papers, remember, work
+from tests.app.papers import (
+    TEXT,
+    Killed,
+    Open,
+    ask,
+    counted,
+    desk,
+    folders,
+    ingest,
+    open_desk,
+    papers,
+    remember,
+    work,
+)
 from tests.app.test_remembering import reading
 from tests.eval.conftest import SmallDesk
 from tests.reader.conftest import tiny, tokenizer
@@ -132,14 +143,7 @@ def test_a_job_that_was_killed_is_gone_on_with_behind_what_is_done(
     assert counts(apart(desk, "a.txt")) == (1, 0, 4)  # what is not whole is nobody's
     desk.close()
     another = open_desk()
-    submitted: list[int] = []
-    submit = another.reader[1].submit
-
-    def counting(request: GenerationRequest) -> Stream:
-        submitted.append(len(request.token_ids))
-        return submit(request)
-
-    monkeypatch.setattr(another.reader[1], "submit", counting)
+    submitted = counted(another, monkeypatch)
     assert work(another, "memory", job_id).state == "succeeded"
     assert len(submitted) == chunks(another, "a.txt") - done
     assert (done > 5) if moment == "reading" else submitted == []

@@ -13,8 +13,6 @@ from refdesk.app.remembering import MemorySettings, Remembering
 from refdesk.app.worker import Cancelled
 from refdesk.memory.errors import InvalidMemory
 from refdesk.reader.errors import InvalidOption
-from refdesk.reader.generation import GenerationRequest
-from refdesk.reader.stream import Stream
 from refdesk.retriever.documents import document_text, get_document
 from refdesk.retriever.errors import InvalidUpload, UnknownDocument
 from tests.app.papers import (
@@ -23,6 +21,7 @@ from tests.app.papers import (
     Killed,
     Open,
     ask,
+    counted,
     desk,
     folders,
     ingest,
@@ -134,14 +133,7 @@ def test_a_job_that_was_killed_is_gone_on_with_where_it_was(
         desk.whole_documents(papers(desk), ["a.txt"], None)
     desk.close()
     another = open_desk()
-    submitted: list[int] = []
-    submit = another.reader[1].submit
-
-    def counting(request: GenerationRequest) -> Stream:
-        submitted.append(len(request.token_ids))
-        return submit(request)
-
-    monkeypatch.setattr(another.reader[1], "submit", counting)
+    submitted = counted(another, monkeypatch)
     job = work(another, "memory", job_id)
     assert job.state == "succeeded"
     # Of each chunk of 256 tokens, 64 are read for the others.
