@@ -38,6 +38,7 @@ FILLED: dict[str, Any] = {"strategy": "perception", "belief": 1}  # the paper's:
 # Of the default model's window: half, nearly all, and more than it holds (passages of 200 tokens).
 COUNTS = (20, 38, 50)
 REPEATS = 5
+KV_MEMORY_MB = 6144  # passages of all questions: they are read once, for all the strategies that rank them
 TIMED: dict[str, dict[str, Any] | None] = {
     "none": None,
     "auto": {"strategy": "auto"},
@@ -55,7 +56,7 @@ _SEC = RunSettings("sec10q", "top_k", k=20, reading="together")
 
 
 def compressed(whole: RunSettings) -> list[RunSettings]:
-    """The full prompt, and every strategy at every rate; `best` takes as little at any."""
+    """The floor, the full prompt, and every strategy at every rate; `best` takes as little at any."""
     strategies: list[dict[str, Any]] = [*({"strategy": name} for name in STRATEGIES), FILLED]
     asked = [
         strategy | {"rate": rate}
@@ -63,31 +64,34 @@ def compressed(whole: RunSettings) -> list[RunSettings]:
         for strategy in strategies
         if (strategy["strategy"], rate) != ("best", RATES[0])
     ]
-    return [whole, *(replace(whole, compression=one) for one in asked)]
+    floor = replace(whole, pipeline="closed_book", memory=None)
+    return [floor, whole, *(replace(whole, compression=one) for one in asked)]
 
 
 def positions() -> list[RunSettings]:
-    """The gold document among twenty, at five positions."""
-    return [
-        run for at in POSITIONS for run in compressed(replace(_NQ, task_options={"documents": 20, "gold_at": at}))
-    ]
+    """The gold document among twenty, at five positions. What ranks passages reads them in the order of rank,
+    wherever they stood, so that is done for the first position alone."""
+    first, *others = (replace(_NQ, task_options={"documents": 20, "gold_at": at}) for at in POSITIONS)
+    unranked = [{"strategy": "perplexity", "rate": rate} for rate in RATES]
+    moved = [run for one in others for run in (one, *(replace(one, compression=asked) for asked in unranked))]
+    return [replace(first, pipeline="oracle"), *compressed(first), *moved]
 
 
 def ablation() -> list[RunSettings]:
-    """Each part of Perception Compressor taken away, the gold document first, in the middle and last."""
+    """Each part of Perception Compressor taken away; without the ranking, the gold document first, in the middle
+    and last."""
     parts: tuple[dict[str, Any], ...] = (
         {"belief": 1},
-        {"belief": 1, "ranked": False},
         {"belief": 1, "k1": 0, "k2": 0},  # the allocator
         {"belief": 1, "tau_o": 0, "k2": 0},  # the question's say in what stays
         {"belief": 0.9},
         {"belief": 0.9, "guiding": 3},
     )
+    unranked = {"belief": 1, "ranked": False}
     return [
         replace(_NQ, task_options={"documents": 20, "gold_at": at}, compression={"rate": rate, **part})
-        for at in (0, 9, 19)
         for rate in RATES
-        for part in parts
+        for at, part in (*((0, part) for part in parts), *((at, unranked) for at in (0, 9, 19)))
     ]
 
 
@@ -111,7 +115,7 @@ def main(data: Path, questions: int, names: tuple[str, ...]) -> None:
     wanted = names or (*SETS, "times")
     runs = [replace(run, limit=questions) for name, make in SETS.items() if name in wanted for run in make()]
     if runs:
-        evaluate(data, runs)
+        evaluate(data, runs, KV_MEMORY_MB)
     if "times" in wanted:
         times(data)
 

@@ -58,9 +58,10 @@ def main(data: Path) -> None:
     evaluate(data, asked())
 
 
-def evaluate(data: Path, asked: list[RunSettings]) -> None:
-    """Do what is not done yet, print the tables, write a report for each task."""
-    desk = Desk(Settings(data=FOLDER.resolve(), shared_data=str(data)))
+def evaluate(data: Path, asked: list[RunSettings], kv_memory_mb: int = Settings.kv_memory_mb) -> None:
+    """Do what is not done yet, print the tables, write a report for each task. What the runs share of passages read
+    apart is kept within `kv_memory_mb`."""
+    desk = Desk(Settings(data=FOLDER.resolve(), shared_data=str(data), kv_memory_mb=kv_memory_mb))
     desk.start("evaluate")
     started = time.monotonic()
     by_task: dict[str, list[Run]] = {}
