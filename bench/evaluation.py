@@ -59,8 +59,8 @@ def main(data: Path) -> None:
 
 
 def evaluate(data: Path, asked: list[RunSettings], kv_memory_mb: int = Settings.kv_memory_mb) -> None:
-    """Do what is not done yet, print the tables, write a report for each task. What the runs share of passages read
-    apart is kept within `kv_memory_mb`."""
+    """Do what is not done yet, print the tables, write a report for each task. What the runs share of passages
+    is kept within `kv_memory_mb`."""
     desk = Desk(Settings(data=FOLDER.resolve(), shared_data=str(data), kv_memory_mb=kv_memory_mb))
     desk.start("evaluate")
     started = time.monotonic()

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
 
-from refdesk.compressor.options import compression_options
-from refdesk.eval.pipelines import PIPELINES
+from refdesk.eval.pipelines import sees_question
 from refdesk.eval.run import Run, Score
 from refdesk.eval.statistics import Difference, Estimate, interval, paired_difference
 
@@ -48,10 +47,8 @@ class Row:
 
     @property
     def sees_question(self) -> bool:
-        """Whether what the reader sees depends on the question: by what is retrieved, or by what is taken out."""
-        pipeline = PIPELINES[self.run.pipeline]
-        compression = compression_options(self.run.settings.get("compression"))
-        return pipeline.sees_question or (compression.asks and not pipeline.closed_book)
+        """Whether what the reader holds depends on the question."""
+        return sees_question(self.run.pipeline, self.run.settings)
 
     @property
     def is_floor(self) -> bool:

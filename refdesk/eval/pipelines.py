@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from refdesk.compressor.options import compression_options
 from refdesk.craft.question import holds
 from refdesk.eval.example import Document, Example, Span
+from refdesk.memory.options import memory_options
 from refdesk.reader.errors import PromptTooLong
 from refdesk.reader.passage import Passage
 from refdesk.reader.qa import Retrieve
@@ -163,6 +165,18 @@ def spans(passages: Sequence[Passage]) -> tuple[Span, ...]:
         for passage in passages
         for start, end in passage.ranges
     )
+
+
+def sees_question(pipeline: str, settings: Mapping[str, Any]) -> bool:
+    """Whether what the reader holds depends on the question: by what is retrieved, what is taken out, or what is
+    evicted. `settings` as in `Run`."""
+    chosen = PIPELINES[pipeline]
+    if chosen.closed_book:
+        return False
+    compression = compression_options(settings.get("compression"))
+    memory = memory_options(settings.get("memory") or {"policy": "none"})
+    evicts = memory.auto or (memory.policy is not None and memory.policy.sees_question)
+    return chosen.sees_question or compression.asks or evicts
 
 
 PIPELINES: dict[str, Pipeline] = {

@@ -219,6 +219,7 @@ def _outcome(answer: Answer, ranking: tuple[str, ...] | None) -> Outcome:
     return Outcome(
         answer=answer.text,
         context=spans(answer.passages),
+        held=answer.held,
         citations=tuple(Span(cited.document_id, cited.start, cited.end) for cited in answer.citations),
         ranking=ranking,
         nll=answer.reference_nll,

@@ -103,6 +103,8 @@ def compact(sequence: Sequence, keep: torch.Tensor) -> None:
     for store in (pool.keys, pool.values, pool.positions, pool.scores, pool.novelty):
         flat = store.view(pool.blocks * pool.block_size, -1)
         flat[target] = flat[source]
+    sequence.sources = sequence.own_sources()
+    sequence.sources[hole.numpy()] = sequence.sources[..., ::-1][mover.flip(-1).numpy()]
     sequence.cut(own.numpy())
 
 

@@ -74,6 +74,11 @@ class EvictionPolicy:
         """Latest tokens that the last eviction of what is read, and those behind it, keep in any case."""
         return 0
 
+    @property
+    def sees_question(self) -> bool:
+        """Whether what stays depends on a question that stands behind what is read, as one text."""
+        return self.question_first or self.catalyst == "question" or self.window > 0
+
     def stable(self, room: int) -> int:
         """Latest tokens that evictions between chunks keep in any case, of the `room` entries that stay."""
         return self.recent

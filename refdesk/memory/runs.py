@@ -7,6 +7,7 @@ from functools import cached_property
 from hashlib import sha256
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refdesk.memory.allotment import Allotment
 from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions
@@ -72,8 +73,8 @@ class RunKey:
 @dataclass(eq=False)
 class Run:
     """`table` `[layers, kv_heads, columns]`, of which `blocks` are in use with `entries` entries, both `[layers,
-    kv_heads]`. `position`: of the token behind it. `freed`, `freed_blocks`: evicted when it was read. `users`:
-    sequences that hold it."""
+    kv_heads]`. `position`: of the token behind it. `freed`, `freed_blocks`: evicted when it was read. `held`: of
+    each of its tokens, the share of layers and KV heads that hold its entry. `users`: sequences that hold it."""
 
     key: RunKey
     table: Ids
@@ -82,6 +83,7 @@ class Run:
     position: int
     freed: int
     freed_blocks: int
+    held: NDArray[np.float32]
     users: int = 0
 
     @cached_property
@@ -150,6 +152,7 @@ class Runs:
             position=sequence.position,
             freed=sequence.freed,
             freed_blocks=sequence.freed_blocks,
+            held=sequence.held_shares(),
         )
         sequence.own_blocks = np.zeros_like(run.blocks)
         sequence.own = np.zeros_like(run.entries)

@@ -40,7 +40,9 @@ class Sequence:
     sequence. Others share them at other places, so keys stay as they are, and attention sees to it. `places`: all
     the shifts that there are, ascending from 0.
 
-    `start`: the position of its first token. `position`: of the next one.
+    `start`: the position of its first token. `position`: of the next one. `read`: how many tokens of its own it
+    has read. `sources` `[layers, kv_heads, capacity]`: of which of them each own entry is; None as long as none
+    has been evicted, and the n-th entry is of the n-th token.
     """
 
     def __init__(
@@ -58,6 +60,8 @@ class Sequence:
         self.own: Counts = np.zeros(shape, np.int64)
         self.freed = 0  # entries evicted so far, over all layers and heads
         self.freed_blocks = 0
+        self.read = 0
+        self.sources: Ids | None = None
         for held, shift in zip(behind, repeat(0) if by is None else by, strict=by is not None):
             self._share(held, shift)
         self.places: Ids = np.unique(np.append(self.shifts, np.int32(0)))
@@ -126,6 +130,11 @@ class Sequence:
             ids = np.take_along_axis(self.table, column[..., None], axis=2)[..., 0]
             filled = np.minimum(grown - (first + block) * size, size)
             self.pool.fill[ids[filled > 0]] = filled[filled > 0]
+        if self.sources is not None:
+            self.sources = _wide(self.sources, int(grown.max()))
+            new = np.arange(self.read, self.read + rows, dtype=np.int32)
+            np.put_along_axis(self.sources, self.own[..., None] + np.arange(rows), new[None, None], axis=2)
+        self.read += rows
         self.own = grown
         self.position += rows
 
@@ -161,6 +170,7 @@ class Sequence:
         """The last `rows` tokens, of which none has been evicted, were never read."""
         self._keep(self.own - rows)
         self.position -= rows
+        self.read -= rows
 
     def release(self) -> None:
         """Give every own block back. What belongs to others stays theirs."""
@@ -178,6 +188,21 @@ class Sequence:
         ids = np.take_along_axis(self.table, column, axis=2).astype(np.int64)
         exists = place < self.own[..., None]
         return torch.from_numpy(np.where(exists, ids * self.pool.block_size + offset, 0)), torch.from_numpy(exists)
+
+    def own_sources(self) -> Ids:
+        """Of which of the tokens that it has read each own entry is, `[layers, kv_heads, longest]`; places behind
+        the entries of a row mean nothing."""
+        longest = int(self.own.max(initial=0))
+        if self.sources is None:
+            return np.tile(np.arange(longest, dtype=np.int32), (*self.own.shape, 1))
+        return self.sources[..., :longest].copy()
+
+    def held_shares(self) -> NDArray[np.float32]:
+        """Of each token that it has read, the share of layers and KV heads that hold its entry, `[read]`."""
+        sources = self.own_sources()
+        exists = np.arange(sources.shape[2]) < self.own[..., None]
+        held = np.bincount(sources[exists], minlength=self.read)
+        return (held / self.own.size).astype(np.float32)
 
     def held_slots(self, layer: int, head: int) -> NDArray[np.int64]:
         """Every entry of one row, those of others included, as flat indices of the pool."""
@@ -222,6 +247,10 @@ class Sequence:
         return (column >= self.shared[..., None]) & (column < self.blocks[..., None])
 
     def _make_room(self, columns: int) -> None:
-        if columns > self.table.shape[2]:
-            more = ((0, 0), (0, 0), (0, max(columns - self.table.shape[2], self.table.shape[2])))
-            self.table, self.shifts = np.pad(self.table, more), np.pad(self.shifts, more)
+        self.table, self.shifts = _wide(self.table, columns), _wide(self.shifts, columns)
+
+
+def _wide(table: Ids, columns: int) -> Ids:
+    """The table `[layers, kv_heads, capacity]` with room for so many columns; twice as many where it must grow."""
+    short = columns - table.shape[2]
+    return table if short <= 0 else np.pad(table, ((0, 0), (0, 0), (0, max(short, table.shape[2]))))

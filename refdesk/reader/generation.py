@@ -6,6 +6,9 @@ from itertools import chain
 from math import isfinite
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from refdesk.memory.allotment import Layout
 from refdesk.memory.options import KEEP_EVERYTHING, MemoryOptions
 from refdesk.reader.abstention import Abstention
@@ -182,6 +185,9 @@ class Generation:
     tokens (nats), given the prompt as it was held in memory and the tokens before it; `score_s` is what that took,
     which is in no other time. Empty where the generation ended before all of them were read.
 
+    `held`: of each token of each of the `passages` asked for, or of `token_ids` where there are none, the share of
+    layers and KV heads that held its entry when all had been read. Empty where no policy was asked for.
+
     `recall`: what was attended to of memories of documents; None where there were none.
     """
 
@@ -199,4 +205,5 @@ class Generation:
     run_misses: int = 0
     continuation_nll: tuple[tuple[float, ...], ...] = ()
     score_s: float = 0.0
+    held: tuple[NDArray[np.float32], ...] = ()
     recall: "Recall | None" = None

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from refdesk.memory.options import KEEP_EVERYTHING
 from refdesk.memory.runs import Run, RunKey
@@ -49,6 +51,7 @@ class Job:
         self._generated: list[int] = []
         self._text: list[str] = []
         self._nll: dict[int, tuple[float, ...]] = {}
+        self._held: tuple[NDArray[np.float32], ...] = ()
         self._withheld: tuple[float, ...] = ()  # of abstaining, nll by token
         self._peak_entries = self._peak_blocks = 0
         self._sampler = Sampler(request.temperature, request.top_p, request.seed)
@@ -96,6 +99,7 @@ class Job:
         self._read = perf_counter()
         self.promised = self.promised_after
         self.readings = []
+        self._held = self._held_shares()
         if self.request.collect is not None and not self._collected(self.request.collect):
             return
         behind = logits.clone()  # a view of one row would hold all the rows of its step
@@ -103,6 +107,16 @@ class Job:
             self._score(continuation, behind, partial(self._scored, index, behind))
         if not self.request.continuations:  # else the last that is scored goes on
             self._begin_answer(behind)
+
+    def _held_shares(self) -> tuple[NDArray[np.float32], ...]:
+        """As in `Generation.held`, now."""
+        if self.request.memory.policy is None:
+            return ()
+        if not self.request.passages:
+            assert self._sequence is not None
+            return (self._sequence.held_shares(),)
+        by_tokens = {key.tokens: run.held for key, run in self.runs.items() if key.memory.policy is not None}
+        return tuple(by_tokens[tokens] for tokens in self.request.passages)
 
     def _scored(self, index: int, behind: torch.Tensor, nll: tuple[float, ...]) -> None:
         self._nll[index] = nll
@@ -229,6 +243,7 @@ class Job:
                 run_misses=self.run_misses,
                 continuation_nll=tuple(nll for _, nll in sorted(self._nll.items())) if all_scored else (),
                 score_s=decode_started - read,
+                held=self._held,
                 recall=self._recall,
             )
         )

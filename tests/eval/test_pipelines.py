@@ -1,5 +1,7 @@
 """What each pipeline lets the reader see, exact to the character."""
 
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -7,8 +9,9 @@ from hypothesis import strategies as st
 from refdesk.eval.example import Document, Example, Span
 from refdesk.eval.metrics import METRICS
 from refdesk.eval.metrics.outcome import Outcome
-from refdesk.eval.pipelines import PIPELINES, Workbench, spans
+from refdesk.eval.pipelines import PIPELINES, Workbench, sees_question, spans
 from refdesk.reader.errors import PromptTooLong
+from refdesk.reader.held_text import HeldText
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
 
@@ -109,6 +112,43 @@ def test_what_was_taken_out_of_a_passage_is_not_kept(
     passage = Passage("d0", "Title 0", TEXTS[0], 0, len(TEXTS[0]), 1.0, kept=kept)
     example = Example("e", "When?", ("1911",), DOCUMENTS, (Span("d0", 0, 38),))
     assert METRICS["kept_gold"].score(example, Outcome("", context=spans([passage]))) == share
+
+
+def test_a_word_of_which_entries_were_evicted_is_kept_by_the_share_that_is_held() -> None:
+    passage = Passage("d0", "Title 0", TEXTS[0], 0, len(TEXTS[0]), 1.0)
+    example = Example("e", "When?", ("1911",), DOCUMENTS, (Span("d0", 0, 38),))
+    start = TEXTS[0].index("1911")
+    held = (
+        HeldText("d0", 0, start, 0.9),
+        HeldText("d0", start, start + 2, 0.5),
+        HeldText("d0", start + 2, start + 4, 0.25),
+        HeldText("d1", start, start + 4, 1.0),
+    )
+    outcome = Outcome("", context=spans([passage]), held=held)
+    assert METRICS["kept_gold"].score(example, outcome) == pytest.approx(0.375)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "memory", "sees"),
+    [
+        ("full", None, False),
+        ("full", {"policy": "locret", "rate": 8}, False),
+        ("full", {"policy": "infinipot", "rate": 8}, False),
+        ("full", {"policy": "streaming", "rate": 8}, False),
+        ("full", {"policy": "random", "rate": 8}, False),
+        ("full", {"policy": "locret_q", "rate": 8}, True),
+        ("full", {"policy": "infinipot_q", "rate": 8}, True),
+        ("full", {"policy": "kv_compress", "rate": 8}, True),
+        ("full", {"policy": "snapkv", "rate": 8}, True),
+        ("full", {"policy": "auto"}, True),
+        ("top_k", None, True),
+        ("closed_book", {"policy": "locret_q", "rate": 8}, False),
+    ],
+)
+def test_what_is_evicted_by_the_question_is_told_from_what_is_not(
+    pipeline: str, memory: dict[str, Any] | None, sees: bool
+) -> None:
+    assert sees_question(pipeline, {"memory": memory}) is sees
 
 
 def test_a_stretch_that_is_read_is_told_where_it_stands_in_its_document() -> None:

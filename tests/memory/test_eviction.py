@@ -261,9 +261,14 @@ def test_everything_travels_with_its_key_and_keys_are_not_rotated_anew() -> None
                 assert torch.equal(pool.keys.view(-1, 8)[held], keys[layer, head, positions])
                 assert torch.equal(pool.scores.view(-1)[held], scores[layer, head, positions])
                 assert (pool.values.view(-1, 8)[held] == -positions[:, None]).all()
+                assert sequence.own_sources()[layer, head, : len(held)].tolist() == positions.tolist()
     assert sequence.position == 50
     write(sequence, 1)
     assert all(held_positions(sequence, layer, head)[-1] == 50 for layer in range(2) for head in range(3))
+    shares = sequence.held_shares()
+    assert len(shares) == 51
+    assert shares[50] == 1.0
+    assert shares.sum() == pytest.approx(sequence.own.sum() / 6)
 
 
 @dataclass(frozen=True)

@@ -117,10 +117,12 @@ class Pot:
 
 @dataclass
 class Told:
-    """How an oracle answered: greedily, with the likelihood of continuations."""
+    """How an oracle answered: greedily, with the likelihood of continuations, and which share of layers and heads
+    held each token of the text by then."""
 
     token_ids: list[int]
     nll: list[list[float]]
+    held: list[float]
 
 
 def tell(
@@ -157,6 +159,8 @@ def tell(
     if until < len(tokens):
         logits = pot.forward(tokens[until:], until)
         pot.keep()
+    held = torch.stack([(row.tokens == token).any(-1) for token in range(len(tokens)) for row in pot.rows])
+    shares = held.view(len(tokens), -1).float().mean(-1).tolist()
     likelihoods = []
     for continuation in continuations:
         said = torch.cat([logits[-1:], pot.forward(continuation)])[:-1].log_softmax(-1)
@@ -167,4 +171,4 @@ def tell(
             logits = pot.forward((answer[-1],))
             pot.keep()
         answer.append(int(logits[-1].argmax()))
-    return Told(answer, likelihoods)
+    return Told(answer, likelihoods, shares)

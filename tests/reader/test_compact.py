@@ -119,6 +119,8 @@ def test_the_engine_keeps_and_answers_what_the_oracle_does(
     assert list(generation.token_ids) == told.token_ids
     for found, nll in zip(generation.continuation_nll, told.nll, strict=True):
         assert found == pytest.approx(nll, abs=2e-3)
+    (held,) = generation.held
+    assert held.tolist() == pytest.approx(told.held)
     use, aside = generation.memory, len(request.catalyst)
     most = max(chunk + aside, policy.local + generation.completion_tokens - 1)
     assert use.peak_entries == (before + room + most) * SLOTS

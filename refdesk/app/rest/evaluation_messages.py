@@ -8,7 +8,7 @@ import msgspec
 from refdesk.app.rest.messages import ProgressMessage, moment
 from refdesk.eval.comparison import summarise
 from refdesk.eval.part import Part
-from refdesk.eval.pipelines import PIPELINES
+from refdesk.eval.pipelines import sees_question
 from refdesk.eval.plan import RunSettings
 from refdesk.eval.run import Run, Score
 from refdesk.eval.runs import DatasetEntry
@@ -186,7 +186,7 @@ def _of_run(run: Run) -> dict[str, Any]:
         "dataset": run.dataset,
         "task": run.task,
         "pipeline": run.pipeline,
-        "sees_question": PIPELINES[run.pipeline].sees_question,
+        "sees_question": sees_question(run.pipeline, run.settings),
         "state": run.state,
         "progress": ProgressMessage(run.done, run.total),
         "error": run.error,

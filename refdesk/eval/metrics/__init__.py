@@ -67,7 +67,7 @@ METRICS: dict[str, Metric] = {
         _nll,
         higher_is_better=False,
     ),
-    "kept_gold": Metric("share of the gold answer's words that are in what the reader saw, 0 to 1", kept_gold),
+    "kept_gold": Metric("share of the gold answer's words that the reader saw and holds, 0 to 1", kept_gold),
     "cited_gold": Metric("share of citations that touch a gold passage, 0 to 1", cited_gold),
     "gold_cited": Metric("share of gold passages that a citation touches, 0 to 1", gold_cited),
     "recall_at_10": _ranked("share of relevant documents among the first 10, 0 to 1", recall_at, 10),

@@ -10,7 +10,8 @@ _WORD = re.compile(r"\w+")
 
 
 def kept_gold(example: Example, outcome: Outcome) -> float | None:
-    """The share of the gold answer's words that the reader saw, at the place where most of them are.
+    """The share of the gold answer's words that the reader saw and holds, at the place where most of them are. A
+    word of which entries were evicted counts by the share of layers and KV heads that hold it.
 
     A place is where a right answer stands in a gold passage, or anywhere in the documents if no gold passage is
     known. None if there is no such place. It moves even when the reader is too weak to answer (kept-gold rate).
@@ -60,8 +61,19 @@ def _kept(place: Span, example: Example, outcome: Outcome) -> float:
         (place.start + w.start(), place.start + w.end()) for w in _WORD.finditer(text[place.start : place.end])
     ]
     seen = [span for span in outcome.context if span.document_id == place.document_id]
-    kept = sum(any(span.start <= start and end <= span.end for span in seen) for start, end in words)
-    return kept / len(words) if words else 0.0
+    kept = [
+        _held(place.document_id, start, end, outcome)
+        for start, end in words
+        if any(span.start <= start and end <= span.end for span in seen)
+    ]
+    return sum(kept) / len(words) if words else 0.0
+
+
+def _held(document_id: str, start: int, end: int, outcome: Outcome) -> float:
+    """The share of a word's entries that are held: all, where none was evicted."""
+    word = Span(document_id, start, end)
+    shares = [one.share for one in outcome.held if _touch(Span(one.document_id, one.start, one.end), word)]
+    return sum(shares) / len(shares) if shares else 1.0
 
 
 def _touch(one: Span, other: Span) -> bool:
