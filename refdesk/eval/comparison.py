@@ -36,7 +36,7 @@ _FLOOR = "closed_book"
 class Row:
     """One run. `label`: its pipeline and the settings in which it differs from the others. `quality`: by metric,
     over the questions that it applies to; `costs`: over the questions that were answered, the mean of counts and
-    the median of seconds, which one busy moment of the machine does not spoil."""
+    the median of seconds and speeds, which one busy moment of the machine does not spoil."""
 
     run: Run
     label: str
@@ -123,13 +123,28 @@ def summarise(run: Run, scores: Sequence[Score], label: str) -> Row:
         label=label,
         scores=tuple(scores),
         quality={name: interval(values[name]) for name in run.metrics if name in values},
-        costs={name: _typical(name, values[name]) for name in values if name not in run.metrics},
+        costs={name: _typical(name, values[name]) for name in values if name not in run.metrics} | _speeds(scores),
         unanswered=sum(score.error is not None for score in scores),
     )
 
 
 def _typical(cost: str, values: Sequence[float]) -> float:
     return median(values) if cost.startswith("seconds") else fmean(values)
+
+
+def _speeds(scores: Iterable[Score]) -> dict[str, float]:
+    """Tokens a second: of the prompt while it was read, what other requests had read of it included, and of the
+    answer while it was generated."""
+    found: dict[str, float] = {}
+    for stage, counted in (("prefill", "prompt_tokens"), ("decode", "completion_tokens")):
+        each = [
+            tokens / seconds
+            for score in scores
+            if (tokens := score.values.get(counted)) and (seconds := score.values.get(f"seconds_{stage}"))
+        ]
+        if each:
+            found[f"{stage}_tokens_per_s"] = median(each)
+    return found
 
 
 def _values(scores: Iterable[Score], metric: str) -> dict[str, float]:

@@ -6,6 +6,8 @@ from rich.table import Table
 from refdesk.eval.comparison import Comparison, Gain, Group, Row
 from refdesk.eval.statistics import Estimate
 
+_SPEEDS = ("prefill_tokens_per_s", "decode_tokens_per_s")
+
 
 def terminal_tables(comparison: Comparison) -> list[Table | str]:
     """For each task its runs, what they are better or worse by, and what to beware of."""
@@ -35,7 +37,7 @@ def markdown_table(comparison: Comparison) -> str:
 def _runs(group: Group, between: str) -> tuple[list[str], list[list[str]]]:
     head = [
         *("run", "id", "sees the question", "n", "no answer", *group.metrics),
-        *("prompt tokens", "KV MiB", "seconds"),
+        *("prompt tokens", "KV MiB", "prefill tok/s", "decode tok/s", "seconds"),
     ]
     return head, [_run(row, group.metrics, between) for row in group.rows]
 
@@ -52,6 +54,7 @@ def _run(row: Row, metrics: tuple[str, ...], between: str) -> list[str]:
         *(_estimate(row.quality.get(name), len(row.scores), between) for name in metrics),
         f"{costs['prompt_tokens']:.0f}" if "prompt_tokens" in costs else "",
         f"{size / 2**20:.1f}" if size is not None else "",
+        *(f"{costs[name]:.0f}" if name in costs else "" for name in _SPEEDS),
         f"{costs['seconds_total']:.2f}" if "seconds_total" in costs else "",
     ]
 

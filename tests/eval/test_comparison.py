@@ -58,6 +58,20 @@ def test_means_are_over_the_questions_that_have_a_value() -> None:
     assert (row.costs["prompt_tokens"], row.costs["seconds_total"], row.unanswered) == (100.0, 0.5, 1)
 
 
+def test_speeds_are_medians_over_the_questions_that_were_answered() -> None:
+    def timed(name: str, prefill: float, decode: float) -> Score:
+        one = score(name, 1.0)
+        return replace(one, values={**one.values, "seconds_prefill": prefill, "seconds_decode": decode})
+
+    lost = replace(score("3", None, None), values={"f1": None, "nll": None}, error="too long")
+    timings = [timed("0", 0.5, 0.1), timed("1", 1.0, 0.3), timed("2", 4.0, 0.0), lost]
+    comparison = compare([(run("a"), timings)])
+    costs = comparison.groups[0].rows[0].costs
+    assert costs["prefill_tokens_per_s"] == 100.0
+    assert costs["decode_tokens_per_s"] == pytest.approx((90.0 + 30.0) / 2)
+    assert "| 100 | 60 |" in markdown_table(comparison)
+
+
 def test_differences_are_of_shared_questions_against_the_first_run() -> None:
     comparison = compare([(run("a"), scores(0.0, 0.5, None)), (run("b", k=5), scores(1.0, 0.5, 1.0, 1.0))])
     gains = {gain.metric: gain for gain in comparison.groups[0].gains}
@@ -217,7 +231,7 @@ def test_tables_hold_means_intervals_and_differences() -> None:
     for text in (console.export_text(), markdown_table(comparison)):
         for part in ("top_k", "closed_book (floor)", "0.438", "-0.438", "p=", "1.0"):
             assert part in text
-    assert markdown_table(comparison).splitlines()[1] == "|" + " --- |" * 10
+    assert markdown_table(comparison).splitlines()[1] == "|" + " --- |" * 12
 
 
 def test_a_data_set_keeps_its_name_in_a_table_whatever_brackets_it_has() -> None:

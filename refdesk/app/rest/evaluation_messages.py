@@ -116,8 +116,8 @@ class RunMessage(msgspec.Struct, kw_only=True):
 class EvaluationMessage(RunMessage, kw_only=True):
     """A run, how far it is, and what it has come to so far.
 
-    `scores`: quality metrics, the main one first; `costs`: means of counts and medians of seconds, over the
-    questions that were answered;
+    `scores`: quality metrics, the main one first; `costs`: means of counts and medians of seconds and speeds, over
+    the questions that were answered;
     `unanswered`: questions that have no answer, such as those whose documents do not fit the window.
     """
 
