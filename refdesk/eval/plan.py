@@ -101,7 +101,7 @@ def make_plan(settings: RunSettings, dataset: Dataset | None = None) -> Plan:
     task = find_task(settings.task, dict(settings.task_options)) if dataset is None else dataset
     pipeline = _pipeline(settings, task)
     _check_numbers(settings, task)
-    _check_effects(settings, pipeline)
+    _check_effects(settings, task, pipeline)
     k = settings.k or (_RANKING_K if task.retrieval_only else _DEFAULT_K)
     metrics = _metrics(settings, task, k)
     data = Path() if dataset is not None else benchmark_folder(settings.benchmarks)
@@ -160,7 +160,14 @@ def _check_numbers(settings: RunSettings, task: Task) -> None:
         raise InvalidRun(str(error)) from error
 
 
-def _check_effects(settings: RunSettings, pipeline: Pipeline) -> None:
+def _check_effects(settings: RunSettings, task: Task, pipeline: Pipeline) -> None:
+    if task.retrieval_only:
+        for option in ("reading", "memory", "compression", "form", "abstain", "adapter", "max_new_tokens"):
+            value = getattr(settings, option)
+            if value != getattr(RunSettings, option):
+                raise InvalidRun(
+                    f"{option} is {value!r}; expected nothing, for {settings.task} measures retrieval alone"
+                )
     if pipeline.remembers is None:
         if pipeline.closed_book and settings.abstain is not None:
             raise InvalidRun(

@@ -256,6 +256,27 @@ def test_tasks_and_data_that_are_not_there_are_named(desk: SmallDesk, tmp_path: 
     assert list_runs(desk.engine, 10) == []
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"abstain": 0.5},
+        {"memory": {"rate": 8}},
+        {"compression": {"rate": 2}},
+        {"form": "long"},
+        {"adapter": "none"},
+    ],
+)
+def test_where_nothing_is_read_what_changes_only_reading_is_refused(
+    change: dict[str, Any], desk: SmallDesk, tmp_path: Path
+) -> None:
+    settings = RunSettings(task="scifact", benchmarks=str(tmp_path), **change)
+    (option,) = change
+    with pytest.raises(
+        InvalidRun, match=f"{option} is .*; expected nothing, for scifact measures retrieval alone"
+    ):
+        start_runs(desk.engine, [settings])
+
+
 def test_a_data_set_is_kept_once(desk: SmallDesk, harrow: bytes) -> None:
     assert add_dataset(desk.engine, "a.jsonl", harrow) == add_dataset(desk.engine, "b.jsonl", harrow)
     assert [entry.num_examples for entry in list_datasets(desk.engine, 10)] == [3]
