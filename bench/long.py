@@ -3,7 +3,7 @@ what of five needles in it can still be found.
 
 `python -m bench.long PATH [BUDGET [POLICY [TOKENS...]]]`, with the shipped adapter and heads. The document is a
 run, so the five questions share one reading of it, and no policy sees them. Those that see a question would have
-to read it five times, and are refused.
+to read it five times, and are refused. What was held of the longest is drawn, as `.bench/long.svg`.
 """
 
 import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importing torch reads that)
@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 from threading import Event, Thread
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from bench.kv_memory import MODELS, head, load, note, row
 from refdesk.app.adapters import shipped_adapter
@@ -122,6 +125,21 @@ def main(data: Path, budget: int = BUDGET, policy: str = POLICY, lengths: tuple[
     head("tenth", "MiB in blocks", "resident MiB")
     for number, (used, rss) in enumerate(tenths, start=1):
         row(number, f"{used / 2**20:.1f}", f"{rss / 2**20:.0f}")
+    draw(tenths, lengths[-1], Path(".bench/long.svg"))
+
+
+def draw(tenths: list[tuple[int, int]], tokens: int, file: Path) -> None:
+    """Bytes in blocks and resident bytes over the tokens read of a text of so many."""
+    read = [tokens * (number + 1) / TENTHS / 1000 for number in range(TENTHS)]
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "refdesk", "font.size": 9}):
+        figure = Figure(figsize=(6, 2.6), layout="constrained")
+        axes = figure.subplots()
+        for name, column in (("resident, all of the process", 1), ("in blocks", 0)):
+            axes.plot(read, [tenth[column] / 2**20 for tenth in tenths], marker="o", label=name)
+        axes.set(xlabel="tokens read, thousands", ylabel="MiB, at most", yscale="log", ylim=(10, 10_000))
+        axes.legend(frameon=False)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, metadata={"Date": None, "Creator": None})
 
 
 def reader_and_novel(data: Path) -> tuple[ReaderModel, Adapter | None, list[int]]:
