@@ -46,6 +46,8 @@ TIMED: dict[str, dict[str, Any] | None] = {
     "perception, rate 2": {"rate": 2},
     "perception, belief 1": FILLED | {"rate": 4},
     "perception, belief 1, rate 2": FILLED | {"rate": 2},
+    "perception, belief 1, rate 2, not iterative": FILLED | {"rate": 2, "iterative": False},
+    "the same without the question's say": FILLED | {"rate": 2, "iterative": False, "tau_o": 0, "k2": 0},
     "perception, guided": GUIDED | {"rate": 4},
 }
 
@@ -84,6 +86,7 @@ def ablation() -> list[RunSettings]:
         {"belief": 1},
         {"belief": 1, "k1": 0, "k2": 0},  # the allocator
         {"belief": 1, "tau_o": 0, "k2": 0},  # the question's say in what stays
+        {"belief": 1, "iterative": False},
         {"belief": 0.9},
         {"belief": 0.9, "guiding": 3},
     )

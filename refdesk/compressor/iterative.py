@@ -1,7 +1,7 @@
 """Semi-guided iterative compression (arXiv 2409.19272; methods 3.2.5).
 
-Segment by segment, every token is scored behind what was kept of the segments before: once with the question in
-front of it all and once without. By how much the question helps is the contrast.
+Segment by segment, every token is scored behind what was kept of the segments before, or behind nothing: once with
+the question in front of it all and once without. By how much the question helps is the contrast.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,12 @@ def compress_segments(
     counts: Sequence[float],
     shares: Sequence[float],
     *,
+    iterative: bool = True,
     reverse: bool = False,
     exact: bool = True,
 ) -> list[Unit]:
-    """The units that stay, in order. `question`: its token ids.
+    """The units that stay, in order. `question`: its token ids. `iterative`: segments stand behind what was kept,
+    which is read again for that.
 
     `counts`, `shares`: of each segment how many tokens stay, and which share of them the question chooses.
     A segment that stays or goes as a whole is not scored, nor one of a single character that is too large for
@@ -50,7 +52,7 @@ def compress_segments(
             stays = [segment[i] for i in chosen]
         owed = asked - size_of(stays) if exact else 0.0
         kept += stays
-        if stays:
+        if stays and iterative:
             for prior in priors:
                 prior.keep(token_ids_of(stays))
     return kept

@@ -36,6 +36,18 @@ def _written_out(
     return kept
 
 
+def test_segments_by_themselves_are_scored_behind_nothing_but_the_question() -> None:
+    segments = _segments(TEXT, 5)
+    kept = compress_segments(World(), _ids(QUESTION), segments, [2] * 5, [0.5] * 5, iterative=False)
+    alone = [
+        unit
+        for segment in segments
+        for unit in compress_segments(World(), _ids(QUESTION), [segment], [2], [0.5], iterative=False)
+    ]
+    assert kept == alone
+    assert kept != compress_segments(World(), _ids(QUESTION), segments, [2] * 5, [0.5] * 5)
+
+
 @settings(max_examples=30)
 @given(plain_texts, plain_texts, st.integers(1, 9), st.data())
 def test_it_is_the_papers_loop_with_everything_read_again(

@@ -172,7 +172,7 @@ def test_a_value_out_of_range_is_named(option: str, value: float) -> None:
 
 
 def test_the_defaults_are_the_papers_but_for_guiding_questions_belief_and_statement() -> None:
-    assert PerceptionOptions() == PerceptionOptions(0.4, 0.2, 0.1, 200, 0, (), False, True, True, 0.9, False)
+    assert PerceptionOptions() == PerceptionOptions(0.4, 0.2, 0.1, 200, True, 0, (), False, True, True, 0.9, False)
 
 
 def test_no_more_texts_stay_than_are_enough() -> None:
