@@ -161,26 +161,23 @@ def _check_numbers(settings: RunSettings, task: Task) -> None:
 
 
 def _check_effects(settings: RunSettings, task: Task, pipeline: Pipeline) -> None:
-    if task.retrieval_only:
-        for option in ("reading", "memory", "compression", "form", "abstain", "adapter", "max_new_tokens"):
-            value = getattr(settings, option)
-            if value != getattr(RunSettings, option):
-                raise InvalidRun(
-                    f"{option} is {value!r}; expected nothing, for {settings.task} measures retrieval alone"
-                )
-    if pipeline.remembers is None:
-        if pipeline.closed_book and settings.abstain is not None:
-            raise InvalidRun(
-                f"abstain is {settings.abstain}; expected nothing, for closed book nothing can be found"
-            )
+    """Raise InvalidRun for what is asked for and would change nothing. A task's own form and length are what a
+    plan fills in where none is asked for."""
+    if pipeline.closed_book and settings.abstain is not None:
+        raise InvalidRun(f"abstain is {settings.abstain}; expected nothing, for closed book nothing can be found")
+    if not task.retrieval_only and pipeline.remembers is None:
         return
     compression = compression_options(settings.compression).name
-    shortened = {"compression strategy": compression} if compression != "none" else {}
-    asked = AnswerOptions(reading=settings.reading, memory=memory_options(settings.memory)).of_passages_alone
-    for option, value in (shortened | asked).items():
-        raise InvalidRun(
-            f"{option} is {value!r}; expected nothing, for pipeline {settings.pipeline!r} reads no passages"
-        )
+    asked: dict[str, object] = {"compression strategy": compression} if compression != "none" else {}
+    asked |= AnswerOptions(reading=settings.reading, memory=memory_options(settings.memory)).of_passages_alone
+    why = f"pipeline {settings.pipeline!r} reads no passages"
+    if task.retrieval_only:
+        own = {"form": task.form, "max_new_tokens": task.max_new_tokens, "abstain": None, "adapter": None}
+        given = {option: getattr(settings, option) for option in own}
+        asked |= {option: value for option, value in given.items() if value not in (None, own[option])}
+        why = f"{settings.task} measures retrieval alone"
+    for option, value in asked.items():
+        raise InvalidRun(f"{option} is {value!r}; expected nothing, for {why}")
 
 
 def _metrics(settings: RunSettings, task: Task, k: int) -> tuple[str, ...]:

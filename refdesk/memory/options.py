@@ -1,7 +1,7 @@
 """The memory options of a request: which policy, and how much it may keep."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from refdesk.memory.errors import InvalidMemory
@@ -54,6 +54,11 @@ class MemoryOptions:
     def least(self) -> int:
         """Tokens that are kept in any case."""
         return max(self.policy.sinks + self.policy.recent, 1) if self.policy is not None else 1
+
+    def holding(self, tokens: int) -> "MemoryOptions":
+        """The same for a prompt that ends with a question of so many tokens, which is held whole. Raises
+        InvalidMemory for a budget that the question uses up."""
+        return self if self.policy is None else replace(self, policy=self.policy.holding(tokens))
 
     def budget_for(self, tokens: int, parts: int = 1, whole: int = 0) -> int:
         """How many of `tokens` may be held, in tokens over all layers and heads; all, if nothing says otherwise.

@@ -88,6 +88,11 @@ class EvictionPolicy:
         """Last tokens of a prompt, which are read behind its last eviction."""
         return 0
 
+    def holding(self, tokens: int) -> "EvictionPolicy":
+        """The same, but that it keeps at least so many last tokens of a prompt: the question is never evicted. One
+        that keeps the latest anyway is what it is."""
+        return self
+
     @property
     def while_decoding(self) -> bool:
         """Whether to evict again as an answer grows; else only what was read is thinned."""

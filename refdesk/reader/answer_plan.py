@@ -57,7 +57,7 @@ class AnswerPlan:
             front=(prompt.system,) if shared else (),
             passages=prompt.passages if apart else (),
             token_ids=prompt.question if apart else prompt.token_ids[len(prompt.system) if shared else 0 :],
-            memory=memory,
+            memory=memory if apart else memory.holding(len(prompt.question)),
             max_new_tokens=options.room,
             temperature=options.temperature,
             top_p=options.top_p,

@@ -110,9 +110,11 @@ class Segments:
                 f" {len(catalyst)} tokens; expected {MOST_OBSERVED} at most, or another policy"
             )
         lengths = [len(passage) for passage in self.passages]
+        as_one = memory.holding(len(self.asked))  # where passages and question are one text
 
         def fits(tokens: int, passages: tuple[int, ...] = (), parts: int = 1, in_line: bool = False) -> bool:
-            layout = Layout(memory, tokens, len(system), passages, parts, len(catalyst), in_line)
+            held = memory if passages else as_one
+            layout = Layout(held, tokens, len(system), passages, parts, len(catalyst), in_line)
             return layout.end(chunk, max_new_tokens) <= window
 
         def fit_apart() -> list[bool]:
@@ -123,14 +125,14 @@ class Segments:
             return fit
 
         together = [fits(total + len(self.asked)) for total in accumulate(lengths)]
-        if reading == "auto":
+        if reading == "auto" or not lengths:
             reading = "together" if all(together) else "apart"
         fit = together if reading == "together" else fit_apart()
         if lengths and not fit[0]:
             least = len(system) + lengths[0] + len(self.asked)
             raise PromptTooLong(least, max_new_tokens, window, "the question with the best passage")
         if reading == "together" and policy is not None and policy.compact:  # the system segment is held whole
-            Layout(memory, sum(compress(lengths, fit)) + len(self.asked), len(system)).own.check()
+            Layout(as_one, sum(compress(lengths, fit)) + len(self.asked), len(system)).own.check()
         each = tuple(map(len, set(compress(self.passages, fit))))
         in_line = moves and reading == "apart" and fits(len(self.asked), each, len(each), in_line=True)
         return Prompt(

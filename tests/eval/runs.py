@@ -22,7 +22,7 @@ def begin(desk: SmallDesk, content: bytes, settings: RunSettings = SETTINGS) -> 
 
 def plan_of(desk: SmallDesk, run: Run) -> Plan:
     """What the run is to do."""
-    return make_plan(settings_of(run), get_dataset(desk.engine, run.dataset or ""))
+    return make_plan(settings_of(run), None if run.dataset is None else get_dataset(desk.engine, run.dataset))
 
 
 def finish(desk: SmallDesk, run: Run, progress: Callable[[str, int], None] = lambda stage, done: None) -> None:

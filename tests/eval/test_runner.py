@@ -257,24 +257,38 @@ def test_tasks_and_data_that_are_not_there_are_named(desk: SmallDesk, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "named"),
     [
-        {"abstain": 0.5},
-        {"memory": {"rate": 8}},
-        {"compression": {"rate": 2}},
-        {"form": "long"},
-        {"adapter": "none"},
+        ({"abstain": 0.5}, "abstain is 0.5"),
+        ({"memory": {"rate": 8}}, "memory policy is 'kv_compress'"),
+        ({"compression": {"rate": 2}}, "compression strategy is 'perception'"),
+        ({"reading": "apart"}, "reading is 'apart'"),
+        ({"adapter": "none"}, "adapter is 'none'"),
+        ({"form": "long"}, "form is 'long'"),
     ],
 )
 def test_where_nothing_is_read_what_changes_only_reading_is_refused(
-    change: dict[str, Any], desk: SmallDesk, tmp_path: Path
+    change: dict[str, Any], named: str, desk: SmallDesk, tmp_path: Path
 ) -> None:
     settings = RunSettings(task="scifact", benchmarks=str(tmp_path), **change)
-    (option,) = change
-    with pytest.raises(
-        InvalidRun, match=f"{option} is .*; expected nothing, for scifact measures retrieval alone"
-    ):
+    with pytest.raises(InvalidRun, match=f"{named}; expected nothing, for scifact measures retrieval alone"):
         start_runs(desk.engine, [settings])
+
+
+@pytest.mark.parametrize("options", [{}, {"memory": {"policy": "none"}, "compression": {"strategy": "none"}}])
+def test_a_run_that_only_ranks_is_planned_again_from_what_was_stored_and_done(
+    options: dict[str, Any], desk: SmallDesk, tmp_path: Path
+) -> None:
+    folder = tmp_path / "scifact"
+    folder.mkdir()
+    corpus = {"doc_id": 1, "title": "Tower", "abstract": ["The tower was finished in 1911."]}
+    claim = {"id": 7, "claim": "The tower was finished in 1911."}
+    for name, row in (("corpus.jsonl.gz", corpus), ("claims_train.jsonl.gz", claim)):
+        (folder / name).write_bytes(gzip.compress(jsonl(row)))
+    (folder / "qrels_train.tsv.gz").write_bytes(gzip.compress(b"query-id\tcorpus-id\tscore\n7\t1\t1\n"))
+    (run,) = start_runs(desk.engine, [RunSettings(task="scifact", benchmarks=str(tmp_path), **options)])
+    finish(desk, run)
+    assert [score.values["recall_at_10"] for score in scores(desk, run)] == [1.0]
 
 
 def test_a_data_set_is_kept_once(desk: SmallDesk, harrow: bytes) -> None:

@@ -11,11 +11,15 @@ from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import MemoryOptions, memory_options
 from refdesk.memory.policies import POLICIES
 from refdesk.memory.policies.locret import Locret
+from refdesk.reader.answer_plan import AnswerPlan
+from refdesk.reader.engine import Engine
 from refdesk.reader.errors import InvalidOption, PromptTooLong
 from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
 from refdesk.reader.prompt import AskedReading, Segments, build_prompt, encode_segments
+from refdesk.reader.qa import AnswerOptions
+from tests.reader.stepped import made_heads
 
 Tiny = Callable[..., ReaderModel]
 
@@ -172,11 +176,30 @@ def test_the_catalyst_is_what_the_policy_wants(tiny: Tiny) -> None:
 def test_a_question_that_is_too_long_to_be_read_behind_every_chunk_is_refused_to_a_policy_that_does_so(
     tiny: Tiny,
 ) -> None:
-    long, options = encode_segments("why? " * 400, PASSAGES, tiny("llama", 8192)), {"budget": 4000, "local": 8}
+    long, options = encode_segments("why? " * 400, PASSAGES, tiny("llama", 8192)), {"budget": 5000, "local": 8}
     for name in ("infinipot", "locret_q"):
         assert long.fitted(8192, 50, memory=memory_options({"policy": name, **options}), chunk=64).used
     with pytest.raises(InvalidMemory, match=r"infinipot_q, .* takes \d+ tokens; expected 512 at most"):
         long.fitted(8192, 50, memory=memory_options({"policy": "infinipot_q", **options}), chunk=64)
+
+
+@pytest.mark.parametrize("name", [name for name in POLICIES if name != "streaming"])
+def test_the_question_is_held_whole_however_long_it_is(name: str, tiny: Tiny) -> None:
+    """Whatever a policy thinks of it: the budget is for what is asked about."""
+    model = tiny("llama", 8192)
+    segments = encode_segments("why? " * 25, [passage(0, "The desk is in the hall. " * 90)], model)
+    asked = len(segments.asked)
+    assert asked > 100
+    memory = memory_options({"policy": name, "budget": 600})
+    plan = AnswerPlan.of(AnswerOptions(max_new_tokens=4), model, open_book=True)
+    prompt = segments.fitted(8192, 4, "together", memory=memory, chunk=64)
+    request = replace(plan.generation(prompt, memory), heads=made_heads() if "locret" in name else None)
+    with Engine(model, chunk_tokens=64) as engine:
+        (held,) = engine.submit(request).result().held
+    assert (held[-asked:] == 1.0).all()
+    assert held[:-asked].mean() < 0.9
+    with pytest.raises(InvalidMemory, match="memory budget is 90; expected at least"):
+        segments.fitted(8192, 4, "together", memory=memory_options({"policy": name, "budget": 90}), chunk=64)
 
 
 @pytest.mark.parametrize("reading", ["together", "apart", "auto"])

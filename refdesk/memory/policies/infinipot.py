@@ -1,6 +1,6 @@
 """InfiniPot (arXiv 2410.01518): what a catalyst looks at, and what the model did not expect. Needs no training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from refdesk.memory.policy import Catalyst, Entries, ObservingPolicy, check_percent
@@ -33,6 +33,10 @@ class InfiniPot(ObservingPolicy):
 
     def __post_init__(self) -> None:
         check_percent("novelty", self.novelty)
+
+    def holding(self, tokens: int) -> "InfiniPot":
+        """All of the question is local."""
+        return replace(self, local=max(self.local, tokens))
 
     @property
     def while_decoding(self) -> bool:

@@ -1,7 +1,7 @@
 """KV-Compress (arXiv 2410.00161): squared attention of the last queries, one budget for all layers and heads,
 whole blocks at a time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from refdesk.memory.errors import InvalidMemory
@@ -48,6 +48,10 @@ class KVCompress(ObservingPolicy):
     def recent(self) -> int:
         """The protected window."""
         return self.protected
+
+    def holding(self, tokens: int) -> "KVCompress":
+        """The question is protected."""
+        return replace(self, protected=max(self.protected, tokens))
 
     @property
     def while_decoding(self) -> bool:

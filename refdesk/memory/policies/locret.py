@@ -1,6 +1,6 @@
 """Locret (arXiv 2410.01805): retaining heads say what later answers will want, while a text is being read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from refdesk.memory.policy import EvictionPolicy, check_percent
@@ -33,6 +33,10 @@ class Locret(EvictionPolicy):
     def stable(self, room: int) -> int:
         """The stabilizers, section 3.3."""
         return room * self.stabilizers // 100
+
+    def holding(self, tokens: int) -> "Locret":
+        """All of the question is local."""
+        return replace(self, local=max(self.local, tokens))
 
     @property
     def while_decoding(self) -> bool:

@@ -1,6 +1,6 @@
 """Eviction by lot: what every other policy must beat."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from refdesk.memory.policy import Entries, EvictionPolicy
@@ -23,6 +23,10 @@ class Random(EvictionPolicy):
     def recent(self) -> int:
         """Latest tokens, in which the question stands: as many as the rivals keep."""
         return self.keep_recent
+
+    def holding(self, tokens: int) -> "Random":
+        """The question is among the latest."""
+        return replace(self, keep_recent=max(self.keep_recent, tokens))
 
     @property
     def while_decoding(self) -> bool:

@@ -1,9 +1,9 @@
 """SnapKV (arXiv 2404.14469): what the last queries of the prompt look at, the same number in every head."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from refdesk.memory.policy import ObservingPolicy, check_window
+from refdesk.memory.policy import MOST_OBSERVED, ObservingPolicy, check_window
 
 if TYPE_CHECKING:  # requests name policies, and torch takes seconds to import
     import torch
@@ -38,6 +38,10 @@ class SnapKV(ObservingPolicy):
     def recent(self) -> int:
         """The window itself is always kept."""
         return self.queries
+
+    def holding(self, tokens: int) -> "SnapKV":
+        """The window has room for the question, or as much of it as can be observed."""
+        return replace(self, queries=max(self.queries, min(tokens, MOST_OBSERVED)))
 
     @property
     def while_decoding(self) -> bool:
