@@ -38,7 +38,7 @@ FILLED: dict[str, Any] = {"strategy": "perception", "belief": 1}  # the paper's:
 # Of the default model's window: half, nearly all, and more than it holds (passages of 200 tokens).
 COUNTS = (20, 38, 50)
 REPEATS = 5
-KV_MEMORY_MB = 6144  # passages of all questions: they are read once, for all the strategies that rank them
+KV_MEMORY_MB = 6144  # in half of it the passages of 40 questions are read once, for all strategies that rank them
 TIMED: dict[str, dict[str, Any] | None] = {
     "none": None,
     "auto": {"strategy": "auto"},

@@ -85,7 +85,7 @@ class Watch:
 def main(data: Path, budget: int = BUDGET, policy: str = POLICY, lengths: tuple[int, ...] = TOKENS) -> None:
     """Print a table over lengths, and for the longest what was held as it was read."""
     memory = memory_options({"policy": policy, "budget": budget})
-    if memory.policy is None or memory.policy.question_first or memory.policy.catalyst == "question":
+    if memory.policy is None or memory.policy.asks:
         raise SystemExit(f"{policy}; expected a policy that does not see the question")
     model, adapter, novel = reader_and_novel(data)
     heads = _heads(model, adapter) if memory.policy.learned else None

@@ -100,9 +100,8 @@ def main(data: Path, questions: int, names: tuple[str, ...]) -> None:
     """Do what is not done yet, and print the tables."""
     if unknown := [name for name in names if name not in SETS]:
         raise SystemExit(f"unknown set {unknown[0]}; known: {', '.join(SETS)}")
-    for name in names:
-        runs = SETS[name]()
-        evaluate(data, [run if run.limit is not None else replace(run, limit=questions) for run in runs])
+    runs = [run for name in names for run in SETS[name]()]
+    evaluate(data, [run if run.limit is not None else replace(run, limit=questions) for run in runs])
 
 
 if __name__ == "__main__":

@@ -133,8 +133,9 @@ def thin(
     if tokens <= budget:
         return list(units)
     asked = scorer.tokens(question)[0]
-    # What is scored stands behind the question and all that was kept before.
-    segments = packed(units, max(min(options.segment, scorer.window - len(asked) - budget), 1))
+    # What is scored stands behind the question and, where that is read again, all that was kept before.
+    in_front = len(asked) + (budget if options.iterative else 0)
+    segments = packed(units, max(min(options.segment, scorer.window - in_front), 1))
     sizes = [size_of(segment) for segment in segments]
     counts: list[float]
     if options.exact:

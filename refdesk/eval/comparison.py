@@ -134,13 +134,14 @@ def _typical(cost: str, values: Sequence[float]) -> float:
 
 def _speeds(scores: Iterable[Score]) -> dict[str, float]:
     """Tokens a second: of the prompt while it was read, what other requests had read of it included, and of the
-    answer while it was generated."""
+    answer while it was generated, whose first token is the prompt's."""
     found: dict[str, float] = {}
-    for stage, counted in (("prefill", "prompt_tokens"), ("decode", "completion_tokens")):
+    for stage, counted, before in (("prefill", "prompt_tokens", 0), ("decode", "completion_tokens", 1)):
         each = [
-            tokens / seconds
+            (tokens - before) / seconds
             for score in scores
-            if (tokens := score.values.get(counted)) and (seconds := score.values.get(f"seconds_{stage}"))
+            if (tokens := score.values.get(counted) or 0) > before
+            and (seconds := score.values.get(f"seconds_{stage}"))
         ]
         if each:
             found[f"{stage}_tokens_per_s"] = median(each)

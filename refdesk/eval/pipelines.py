@@ -175,8 +175,10 @@ def sees_question(pipeline: str, settings: Mapping[str, Any]) -> bool:
         return False
     compression = compression_options(settings.get("compression"))
     memory = memory_options(settings.get("memory") or {"policy": "none"})
-    evicts = memory.auto or (memory.policy is not None and memory.policy.sees_question)
-    return chosen.sees_question or compression.asks or evicts
+    policy, apart = memory.policy, settings.get("reading") == "apart"
+    if policy is not None:
+        return chosen.sees_question or compression.asks or (policy.asks if apart else policy.sees_question)
+    return chosen.sees_question or compression.asks or (memory.auto and not apart)
 
 
 PIPELINES: dict[str, Pipeline] = {

@@ -75,9 +75,14 @@ class EvictionPolicy:
         return 0
 
     @property
+    def asks(self) -> bool:
+        """Whether the question is shown to it, wherever what it thins stands."""
+        return self.question_first or self.catalyst == "question"
+
+    @property
     def sees_question(self) -> bool:
-        """Whether what stays depends on a question that stands behind what is read, as one text."""
-        return self.question_first or self.catalyst == "question" or self.window > 0
+        """Whether what stays depends on a question that ends the text that it thins."""
+        return self.asks or self.window > 0
 
     def stable(self, room: int) -> int:
         """Latest tokens that evictions between chunks keep in any case, of the `room` entries that stay."""

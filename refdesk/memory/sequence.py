@@ -199,6 +199,8 @@ class Sequence:
 
     def held_shares(self) -> NDArray[np.float32]:
         """Of each token that it has read, the share of layers and KV heads that hold its entry, `[read]`."""
+        if self.sources is None:
+            return np.ones(self.read, np.float32)
         sources = self.own_sources()
         exists = np.arange(sources.shape[2]) < self.own[..., None]
         held = np.bincount(sources[exists], minlength=self.read)

@@ -26,12 +26,13 @@ class HeldText:
     share: float
 
 
-def held_text(prompt: Prompt, held: Sequence[NDArray[np.float32]], model: "ReaderModel") -> tuple[HeldText, ...]:
-    """Token by token of the passages of a prompt. `held` as in `Generation`."""
+def held_text(
+    prompt: Prompt, held: Sequence[NDArray[np.float32]], model: "ReaderModel"
+) -> tuple[tuple[HeldText, ...], ...]:
+    """Of each passage of a prompt, token by token. `held` as in `Generation`."""
+    by_passage = _by_passage(prompt, held) if prompt.used else ()
     return tuple(
-        token
-        for passage, shares in zip(prompt.used, _by_passage(prompt, held), strict=True)
-        for token in _tokens(passage, shares, model)
+        tuple(_tokens(passage, shares, model)) for passage, shares in zip(prompt.used, by_passage, strict=True)
     )
 
 
@@ -46,10 +47,10 @@ def _by_passage(prompt: Prompt, held: Sequence[NDArray[np.float32]]) -> Sequence
 
 def _tokens(passage: Passage, shares: NDArray[np.float32], model: "ReaderModel") -> Iterator[HeldText]:
     """Of those that have characters of the passage: a token over two ranges that are read is told twice."""
-    encoding = model.literal_tokenizer.encode(passage_text(passage), add_special_tokens=False)
+    encoding = model.literal_tokenizer.encode(passage_text(passage.title, passage.read), add_special_tokens=False)
     read = passage.read
     blank, inside = len(read) - len(read.lstrip()), len(read.rstrip())  # what is around that is not read
-    shift = blank - len(passage_head(passage))
+    shift = blank - len(passage_head(passage.title))
     places = [(start + shift, end + shift) for start, end in encoding.offsets]
     before = 0  # characters of the ranges in front
     for start, end in passage.ranges:

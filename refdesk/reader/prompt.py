@@ -189,21 +189,21 @@ def encode_segments(
     return Segments(
         before=before,
         ahead=_text(f"{text}\n\n", model),
-        passages=tuple(_text(passage_text(one), model) for one in ranked),
+        passages=tuple(_text(passage_text(one.title, one.read), model) for one in ranked),
         asked=_text(text, model) + after,
         catalysts={"none": (), "generic": encode_catalyst(model), "question": _text(text, model)},
         ranked=ranked,
     )
 
 
-def passage_head(passage: Passage) -> str:
-    """What stands in front of a passage's own text."""
-    return f"Title: {passage.title}\n"
+def passage_head(title: str) -> str:
+    """What stands in front of a text's own."""
+    return f"Title: {title}\n"
 
 
-def passage_text(passage: Passage) -> str:
-    """A passage as the model reads it."""
-    return f"{passage_head(passage)}{passage.read.strip()}\n\n"
+def passage_text(title: str, text: str) -> str:
+    """A text under its title, as the model reads it."""
+    return f"{passage_head(title)}{text.strip()}\n\n"
 
 
 def encode_catalyst(model: "ReaderModel") -> tuple[int, ...]:

@@ -116,8 +116,8 @@ class Answer:
     that is cancelled while its passages are compressed is made from none.
     `reference_nll`: the mean negative log-likelihood (nats per token) of the reference, given exactly what the
     model had read when it began to answer; None where there was none. `well_formed`: whether the model kept to the
-    form that was asked for, and every quote of it stands in a passage. `held`: what was held of the passages when
-    the model began to answer, token by token; empty where no policy thinned what it read."""
+    form that was asked for, and every quote of it stands in a passage. `held`: what was held of each passage
+    when the model began to answer, token by token; empty without a reference, or where no policy thinned."""
 
     text: str
     citations: tuple[Citation, ...]
@@ -126,7 +126,7 @@ class Answer:
     passages: tuple[Passage, ...]
     reference_nll: float | None = None
     well_formed: bool = True
-    held: tuple[HeldText, ...] = ()
+    held: tuple[tuple[HeldText, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +253,9 @@ class QA:
                 passages=used,
                 reference_nll=_mean(generation.continuation_nll[0]) if generation.continuation_nll else None,
                 well_formed=written.well_formed and all(cite_quotes([one], used) for one in written.quotes),
-                held=held_text(prompt, generation.held, self._model) if generation.held else (),
+                held=held_text(prompt, generation.held, self._model)
+                if asked.reference and generation.held
+                else (),
             )
         )
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from refdesk.memory.unlimiformer import RecallRequest
 from refdesk.reader.passage import Passage
-from refdesk.reader.prompt import encode_segments
+from refdesk.reader.prompt import encode_segments, passage_head, passage_text
 
 if TYPE_CHECKING:
     from refdesk.reader.model import ReaderModel
@@ -38,9 +38,9 @@ class EncodedDocument:
 
 def encode_document(title: str, text: str, model: "ReaderModel") -> EncodedDocument:
     """As a passage that holds all of it would be read."""
-    head = f"Title: {title}\n"
+    head = passage_head(title)
     front = len(text) - len(text.lstrip()) - len(head)
-    encoding = model.literal_tokenizer.encode(f"{head}{text.strip()}\n\n", add_special_tokens=False)
+    encoding = model.literal_tokenizer.encode(passage_text(title, text), add_special_tokens=False)
     begins = np.asarray([start for start, _ in encoding.offsets], dtype=np.int32)
     starts = np.where(begins < len(head), -1, (begins + front).clip(max=len(text) - 1))
     return EncodedDocument(tuple(encoding.ids), starts)

@@ -59,17 +59,18 @@ def test_means_are_over_the_questions_that_have_a_value() -> None:
 
 
 def test_speeds_are_medians_over_the_questions_that_were_answered() -> None:
-    def timed(name: str, prefill: float, decode: float) -> Score:
+    def timed(name: str, prefill: float, decode: float, said: float = 9.0) -> Score:
         one = score(name, 1.0)
-        return replace(one, values={**one.values, "seconds_prefill": prefill, "seconds_decode": decode})
+        seconds = {"seconds_prefill": prefill, "seconds_decode": decode}
+        return replace(one, values={**one.values, **seconds, "completion_tokens": said})
 
     lost = replace(score("3", None, None), values={"f1": None, "nll": None}, error="too long")
-    timings = [timed("0", 0.5, 0.1), timed("1", 1.0, 0.3), timed("2", 4.0, 0.0), lost]
+    timings = [timed("0", 0.5, 0.1), timed("1", 1.0, 0.3), timed("2", 4.0, 1e-5, 1.0), lost]
     comparison = compare([(run("a"), timings)])
     costs = comparison.groups[0].rows[0].costs
     assert costs["prefill_tokens_per_s"] == 100.0
-    assert costs["decode_tokens_per_s"] == pytest.approx((90.0 + 30.0) / 2)
-    assert "| 100 | 60 |" in markdown_table(comparison)
+    assert costs["decode_tokens_per_s"] == pytest.approx((80.0 + 80.0 / 3) / 2)
+    assert "| 100 | 53 |" in markdown_table(comparison)
 
 
 def test_differences_are_of_shared_questions_against_the_first_run() -> None:

@@ -124,13 +124,21 @@ def test_a_word_of_which_entries_were_evicted_is_kept_by_the_share_that_is_held(
         HeldText("d0", start + 2, start + 4, 0.25),
         HeldText("d1", start, start + 4, 1.0),
     )
-    outcome = Outcome("", context=spans([passage]), held=held)
+    outcome = Outcome("", context=spans([passage]), held=(held,))
     assert METRICS["kept_gold"].score(example, outcome) == pytest.approx(0.375)
+    copy = (HeldText("d0", start - 3, start + 9, 0.75),)  # of another passage that overlaps
+    outcome = Outcome("", context=spans([passage, passage]), held=(held, copy))
+    assert METRICS["kept_gold"].score(example, outcome) == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize(
     ("pipeline", "memory", "sees"),
     [
+        ("full apart", {"policy": "kv_compress", "rate": 8}, False),
+        ("full apart", {"policy": "auto"}, False),
+        ("full apart", {"policy": "locret", "rate": 8}, False),
+        ("full apart", {"policy": "locret_q", "rate": 8}, True),
+        ("full apart", {"policy": "infinipot_q", "rate": 8}, True),
         ("full", None, False),
         ("full", {"policy": "locret", "rate": 8}, False),
         ("full", {"policy": "infinipot", "rate": 8}, False),
@@ -148,7 +156,9 @@ def test_a_word_of_which_entries_were_evicted_is_kept_by_the_share_that_is_held(
 def test_what_is_evicted_by_the_question_is_told_from_what_is_not(
     pipeline: str, memory: dict[str, Any] | None, sees: bool
 ) -> None:
-    assert sees_question(pipeline, {"memory": memory}) is sees
+    name, *reading = pipeline.split()
+    settings = {"memory": memory, "reading": reading[0] if reading else "together"}
+    assert sees_question(name, settings) is sees
 
 
 def test_a_stretch_that_is_read_is_told_where_it_stands_in_its_document() -> None:

@@ -70,10 +70,14 @@ def _kept(place: Span, example: Example, outcome: Outcome) -> float:
 
 
 def _held(document_id: str, start: int, end: int, outcome: Outcome) -> float:
-    """The share of a word's entries that are held: all, where none was evicted."""
+    """The share of a word's entries that are held, of the passage that holds most of it: all, where none was
+    evicted."""
     word = Span(document_id, start, end)
-    shares = [one.share for one in outcome.held if _touch(Span(one.document_id, one.start, one.end), word)]
-    return sum(shares) / len(shares) if shares else 1.0
+    copies = [
+        [one.share for one in passage if _touch(Span(one.document_id, one.start, one.end), word)]
+        for passage in outcome.held
+    ]
+    return max((sum(shares) / len(shares) for shares in copies if shares), default=1.0)
 
 
 def _touch(one: Span, other: Span) -> bool:

@@ -9,7 +9,8 @@ from refdesk.reader.held_text import HeldText
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """`context`: the characters of the documents that the reader saw, in its order. `held`: where entries of it
-    were evicted, the share of layers and KV heads that hold each token. `citations`: where the answer points.
+    were evicted, of each passage the share of layers and KV heads that hold each token. `citations`: where the
+    answer points.
     `ranking`: ids of documents as they were retrieved, best first, each once; None when the pipeline ranks
     nothing. `nll`: the mean negative log-likelihood (nats per token) of the canonical answer, given exactly
     the context that the reader saw; None where there is none. `abstained`: the answer says that it cannot be
@@ -18,7 +19,7 @@ class Outcome:
 
     answer: str
     context: tuple[Span, ...] = ()
-    held: tuple[HeldText, ...] = ()
+    held: tuple[tuple[HeldText, ...], ...] = ()
     citations: tuple[Span, ...] = ()
     ranking: tuple[str, ...] | None = None
     nll: float | None = None
