@@ -29,11 +29,11 @@ class HeldText:
 def held_text(
     prompt: Prompt, held: Sequence[NDArray[np.float32]], model: "ReaderModel"
 ) -> tuple[tuple[HeldText, ...], ...]:
-    """Of each passage of a prompt, token by token. `held` as in `Generation`."""
-    by_passage = _by_passage(prompt, held) if prompt.used else ()
-    return tuple(
-        tuple(_tokens(passage, shares, model)) for passage, shares in zip(prompt.used, by_passage, strict=True)
-    )
+    """Of each passage of a prompt, token by token; nothing where no policy thinned. `held` as in `Generation`."""
+    if not held or not prompt.used:
+        return ()
+    by_passage = zip(prompt.used, _by_passage(prompt, held), strict=True)
+    return tuple(tuple(_tokens(passage, shares, model)) for passage, shares in by_passage)
 
 
 def _by_passage(prompt: Prompt, held: Sequence[NDArray[np.float32]]) -> Sequence[NDArray[np.float32]]:

@@ -253,9 +253,7 @@ class QA:
                 passages=used,
                 reference_nll=_mean(generation.continuation_nll[0]) if generation.continuation_nll else None,
                 well_formed=written.well_formed and all(cite_quotes([one], used) for one in written.quotes),
-                held=held_text(prompt, generation.held, self._model)
-                if asked.reference and generation.held
-                else (),
+                held=held_text(prompt, generation.held, self._model) if asked.reference else (),
             )
         )
 
