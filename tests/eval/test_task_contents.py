@@ -133,16 +133,24 @@ def test_queries_of_cranfield_are_joined_by_the_ids_that_were_judged(shared_data
     assert set(third.relevance) == {"5", "6", "90", "91", "119", "144", "181", "399"}
 
 
-@pytest.mark.parametrize(("keys", "gold_at"), [(75, -1), (75, 0), (75, 74), (10, -1), (10, 4), (2, 1)])
+@pytest.mark.parametrize(("keys", "gold_at"), [(75, -1), (75, 0), (75, 74), (10, -1), (10, 4), (2, 1), (300, -1)])
 def test_the_gold_line_of_kv_holds_the_key_and_its_value(keys: int, gold_at: int, shared_data: Path) -> None:
     for example in read("kv", shared_data, keys=keys, gold_at=gold_at):
         (line,) = gold_texts(example)
         (key,) = re.findall(r'"(.+)"\?$', example.question)
         assert line == f'"{key}": "{example.answers[0]}"'
         lines = example.documents[0].text.splitlines()
-        assert len(lines) == keys
+        assert len(set(lines)) == len(lines) == keys
         assert line in lines[int(example.facts["gold_at"])]
         assert gold_at in (-1, example.facts["gold_at"])
+
+
+def test_the_gold_line_of_kv_stands_as_deep_in_a_longer_text(shared_data: Path) -> None:
+    for short, long in zip(read("kv", shared_data), read("kv", shared_data, keys=300), strict=True):
+        assert long.facts["gold_at"] == 4 * int(short.facts["gold_at"])
+        assert set(short.documents[0].text.strip("{}").splitlines()[1:-1]) <= set(
+            long.documents[0].text.splitlines()
+        )
 
 
 @pytest.mark.parametrize("depth", [0.0, 0.3, 1.0])

@@ -5,6 +5,7 @@ Liu et al., "Lost in the Middle", TACL 2024 (arXiv 2307.03172).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,8 +18,9 @@ _OPENING, _BETWEEN, _CLOSING = "{", ",\n ", "}"
 
 @dataclass(frozen=True)
 class KeyValue(Task):
-    """`keys`: 2 to 75, the one asked for and the first others. `gold_at`: the position of the one asked for, from
-    0; -1: its own among those kept, which is the last for most once `keys` is small."""
+    """`keys`: 2 to 3,000, the one asked for and the first others of its row, then those of the rows behind, for
+    texts of many windows (75 are about 4,500 tokens). `gold_at`: the position of the one asked for, from 0; -1:
+    its own among those kept, which is the last for most once `keys` is small, and as deep in longer texts."""
 
     keys: int = 75
     gold_at: int = -1
@@ -28,18 +30,21 @@ class KeyValue(Task):
     metrics: ClassVar[tuple[str, ...]] = ("contains", "nll", "kept_gold")
 
     def __post_init__(self) -> None:
-        check_range("kv", "keys", self.keys, 2, 75)
+        check_range("kv", "keys", self.keys, 2, 3000)
         check_range("kv", "gold_at", self.gold_at, -1, self.keys - 1)
 
     def examples(self, data: Path) -> Iterator[Example]:
         """See Task."""
         file = data_file(data, "nq_lost_in_the_middle", "kv-retrieval-75_keys.jsonl.gz")
-        for number, row in enumerate(read_jsonl(file), start=1):
-            gold = [row["key"], row["value"]]
-            others = [pair for pair in row["ordered_kv_records"] if pair != gold]
-            own = min(row["ordered_kv_records"].index(gold), self.keys - 1)
-            gold_at = self.gold_at if self.gold_at >= 0 else own
-            pairs = others[: self.keys - 1]
+        rows = list(read_jsonl(file))
+        for number, row in enumerate(rows, start=1):
+            gold, records = [row["key"], row["value"]], row["ordered_kv_records"]
+            behind = chain(rows[number:], rows[: number - 1])
+            more = chain.from_iterable(other["ordered_kv_records"] for other in behind)
+            others = (pair for pair in chain(records, more) if pair != gold)
+            own = records.index(gold) * max(self.keys, len(records)) // len(records)
+            gold_at = self.gold_at if self.gold_at >= 0 else min(own, self.keys - 1)
+            pairs = list(islice(others, self.keys - 1))
             pairs.insert(gold_at, gold)
             lines = [f'"{key}": "{value}"' for key, value in pairs]
             document = Document.of("JSON data", _OPENING + _BETWEEN.join(lines) + _CLOSING)
