@@ -86,6 +86,9 @@ SETS: dict[str, Callable[[], list[RunSettings]]] = {
     "meetings": lambda: policies(_MEETINGS, (8, 20), 4096),
     "tales": lambda: policies(_TALES, (8, 20), 3000),
     "keys": lambda: policies(RunSettings("kv", "full", reading="together"), (8, 20), 4500),
+    "stabilizers": lambda: [
+        replace(_NQ, memory={"policy": "locret", "rate": 8, "stabilizers": percent}) for percent in (0, 10, 25, 50)
+    ],
     **{f"needle{times}": partial(_needles, times) for times in (1, 2, 4, 8, 16)},
 }
 QUESTIONS = 20
