@@ -60,7 +60,7 @@ def test_documents_that_infinipot_thins_are_answered_over_otherwise(desk: SmallD
         found.append(scores(desk, run))
         assert [score.error for score in found[-1]] == [None, None]
     whole, thinned = ([score.values["nll"] for score in rows] for rows in found)
-    assert whole[0] == thinned[0]  # all of it is near
+    assert whole[0] == pytest.approx(thinned[0], abs=1e-5)  # all of it is near; it was read in other company
     assert whole[1] != thinned[1]
 
 
