@@ -110,10 +110,12 @@ class Segments:
                 f" {len(catalyst)} tokens; expected {MOST_OBSERVED} at most, or another policy"
             )
         lengths = [len(passage) for passage in self.passages]
-        as_one = memory.holding(len(self.asked))  # where passages and question are one text
+
+        def as_one() -> MemoryOptions:  # where passages and question are one text
+            return memory.holding(len(self.asked))
 
         def fits(tokens: int, passages: tuple[int, ...] = (), parts: int = 1, in_line: bool = False) -> bool:
-            held = memory if passages else as_one
+            held = memory if passages else as_one()
             layout = Layout(held, tokens, len(system), passages, parts, len(catalyst), in_line)
             return layout.end(chunk, max_new_tokens) <= window
 
@@ -124,15 +126,17 @@ class Segments:
                 fit = [kept and fits(len(self.asked), (n,), parts) for kept, n in zip(fit, lengths, strict=True)]
             return fit
 
-        together = [fits(total + len(self.asked)) for total in accumulate(lengths)]
-        if reading == "auto" or not lengths:
+        if not lengths:
+            reading = "together"
+        together = [] if reading == "apart" else [fits(total + len(self.asked)) for total in accumulate(lengths)]
+        if reading == "auto":
             reading = "together" if all(together) else "apart"
         fit = together if reading == "together" else fit_apart()
         if lengths and not fit[0]:
             least = len(system) + lengths[0] + len(self.asked)
             raise PromptTooLong(least, max_new_tokens, window, "the question with the best passage")
         if reading == "together" and policy is not None and policy.compact:  # the system segment is held whole
-            Layout(as_one, sum(compress(lengths, fit)) + len(self.asked), len(system)).own.check()
+            Layout(as_one(), sum(compress(lengths, fit)) + len(self.asked), len(system)).own.check()
         each = tuple(map(len, set(compress(self.passages, fit))))
         in_line = moves and reading == "apart" and fits(len(self.asked), each, len(each), in_line=True)
         return Prompt(

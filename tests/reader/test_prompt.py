@@ -198,8 +198,10 @@ def test_the_question_is_held_whole_however_long_it_is(name: str, tiny: Tiny) ->
         (held,) = engine.submit(request).result().held
     assert (held[-asked:] == 1.0).all()
     assert held[:-asked].mean() < 0.9
+    small = memory_options({"policy": name, "budget": 90})
     with pytest.raises(InvalidMemory, match="memory budget is 90; expected at least"):
-        segments.fitted(8192, 4, "together", memory=memory_options({"policy": name, "budget": 90}), chunk=64)
+        segments.fitted(8192, 4, "together", memory=small, chunk=64)
+    assert segments.fitted(8192, 4, "apart", memory=small, chunk=64).used  # there the question is held in any case
 
 
 @pytest.mark.parametrize("reading", ["together", "apart", "auto"])
