@@ -20,6 +20,9 @@ RIVALS = ("snapkv", "streaming", "random")
 # Those that see the question while they thin, and those that do not.
 AWARE = ("locret_q", "infinipot_q", "kv_compress", "snapkv")
 BLIND = ("locret", "infinipot", "streaming", "random")
+# Those that give what they keep new positions, and so read texts of any length; and what they hold of such.
+MOVING = ("locret_q", "infinipot_q", "locret", "infinipot")
+HELD = 2048
 
 
 def base() -> list[RunSettings]:
@@ -64,13 +67,24 @@ def policies(whole: RunSettings, rates: tuple[int, ...], tokens: int) -> list[Ru
     ]
 
 
-def _needles(times: int) -> list[RunSettings]:
-    """Needles in texts of about so many windows of 8,192 tokens, of which a quarter of a window is held."""
-    one = RunSettings("needle", "full", {"words": 6000 * times}, reading="together")
-    names = ("locret_q", "infinipot_q", "locret", "infinipot", "streaming")
-    return [replace(one, pipeline="closed_book")] + [
-        replace(one, memory={"policy": name, "budget": 2048}) for name in names
+def beyond(whole: RunSettings) -> list[RunSettings]:
+    """Of texts that may be longer than the window: the floor, what moves the entries it keeps (no other fits), and
+    as many tokens of the text's beginning and end."""
+    return [
+        replace(whole, pipeline="closed_book"),
+        *(replace(whole, memory={"policy": name, "budget": HELD}) for name in MOVING),
+        replace(whole, pipeline="truncation", budget=HELD),
     ]
+
+
+def _needles(times: int) -> list[RunSettings]:
+    """Needles in texts of about so many windows of 8,192 tokens."""
+    return beyond(RunSettings("needle", "full", {"words": 6000 * times}, reading="together"))
+
+
+def _keys(times: int) -> list[RunSettings]:
+    """Keys and values, of which about 110 are a window."""
+    return beyond(RunSettings("kv", "full", {"keys": 110 * times}, reading="together"))
 
 
 # The adapter and heads that are shipped; what no training saw.
@@ -82,14 +96,15 @@ SETS: dict[str, Callable[[], list[RunSettings]]] = {
     "base": base,
     "nq10": lambda: policies(_NQ, (4, 8, 20), 1500),
     "nq20": lambda: policies(replace(_NQ, task_options={"documents": 20, "gold_at": 9}), (4, 8, 20), 3000),
-    "articles": lambda: policies(_ARTICLES, (8, 20), 6400),
-    "meetings": lambda: policies(_MEETINGS, (8, 20), 4096),
-    "tales": lambda: policies(_TALES, (8, 20), 3000),
-    "keys": lambda: policies(RunSettings("kv", "full", reading="together"), (8, 20), 4500),
+    "articles": lambda: policies(_ARTICLES, (4, 8, 20), 6400),
+    "meetings": lambda: policies(_MEETINGS, (4, 8, 20), 4096),
+    "tales": lambda: policies(_TALES, (4, 8, 20), 3000),
+    "keys": lambda: policies(RunSettings("kv", "full", reading="together"), (4, 8, 20), 4500),
     "stabilizers": lambda: [
         replace(_NQ, memory={"policy": "locret", "rate": 8, "stabilizers": percent}) for percent in (0, 10, 25, 50)
     ],
     **{f"needle{times}": partial(_needles, times) for times in (1, 2, 4, 8, 16)},
+    **{f"keys{times}": partial(_keys, times) for times in (1, 2, 4, 8, 16)},
 }
 QUESTIONS = 20
 
