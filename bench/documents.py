@@ -35,12 +35,12 @@ NEW = 16
 ATTENDED = 512
 
 # Whole texts, at about as many entries attended to as a prompt of so many tokens has.
-_QMSUM = RunSettings("qmsum", part="validation", limit=20, budget=ATTENDED, k=3)
+_SQUAD = RunSettings("squad", "full", {"context": "article"}, part="validation", limit=40, budget=ATTENDED, k=3)
 SETS = {
-    "qmsum": _QMSUM,
-    "squality": replace(_QMSUM, task="squality", part="all", limit=10),
-    "fairytaleqa": replace(_QMSUM, task="fairytaleqa", limit=40),
-    "squad": replace(_QMSUM, task="squad", task_options={"context": "article"}, limit=40),
+    "squad": _SQUAD,
+    "fairytaleqa": replace(_SQUAD, task="fairytaleqa", task_options={}, limit=20),
+    "squality": replace(_SQUAD, task="squality", task_options={}, part="all", limit=10),
+    "qmsum": replace(_SQUAD, task="qmsum", task_options={}, limit=8),
 }
 
 
@@ -48,7 +48,7 @@ def compared(run: RunSettings) -> list[RunSettings]:
     """Ways to answer over the same texts."""
     thinned = [{"policy": policy, "budget": ATTENDED} for policy in ("locret", "infinipot")]
     return [
-        *(replace(run, pipeline=name) for name in ("closed_book", "truncation", "top_k", "document")),
+        *(replace(run, pipeline=name) for name in ("closed_book", "truncation", "top_k", "document", "attended")),
         *(replace(run, pipeline=f"document_{policy}") for policy in ("locret", "infinipot")),
         *(replace(run, pipeline="full", reading="together", memory=memory) for memory in thinned),
     ]

@@ -350,12 +350,14 @@ class Desk:
         sources: Sequence[str],
         adapter: "Adapter | None",
         entries: int = ENTRIES,
+        *,
+        read: bool = True,
     ) -> "WholeDocuments":
-        """What an answer attends to in place of passages, of documents by id or source id; see
-        `app.whole_documents`. Raises UnknownDocument, MemoryNotFound, InvalidMemory."""
+        """What an answer is made over, of documents by id or source id; see `app.whole_documents`. Raises
+        UnknownDocument, MemoryNotFound, InvalidMemory."""
         found = [get_document(self.engine, collection, source) for source in sources]
         documents = list({document.id: document for document in found}.values())
-        return whole_documents(self, collection, documents, adapter, entries)
+        return whole_documents(self, collection, documents, adapter, entries, read)
 
     def delete_document(self, collection: Collection, key: str) -> None:
         """Remove a document everywhere. Raises UnknownDocument."""

@@ -1,4 +1,4 @@
-"""What an answer stands on: passages that are retrieved, or whole documents that are attended to."""
+"""What an answer stands on: passages that are retrieved or that attention finds, or whole documents themselves."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,16 +15,18 @@ from refdesk.reader.qa import AnswerOptions
 from refdesk.retriever.collections import Collection, get_collection
 from refdesk.retriever.documents import get_document
 
-AskedContext = Literal["passages", "document", "auto"]
+AskedContext = Literal["passages", "document", "attended", "auto"]
 
+_OVER_WHOLE = ("document", "attended")
 _MOST = 8  # documents that are attended to side by side
 _MOST_FOUND = 2  # of them, where none are named
 
 
 @dataclass(frozen=True)
 class AnswerContext:
-    """`asked`: `passages`, whole documents (`document`), or `auto`. `entries`: how many far entries of documents a
-    row attends to in each layer and KV head; None for 64.
+    """`asked`: the `passages` that are retrieved; those that the question attends to in whole documents
+    (`document`); these themselves, `attended` to by question and answer; or `auto`. `entries`: how many far
+    entries of documents a row attends to in each layer and KV head; None for 64.
 
     `auto` takes whole documents for a long answer over named ones whose chunks are more than `k`, if each has a
     memory, and nothing is asked for that is of passages alone.
@@ -45,15 +47,15 @@ class AnswerContext:
             raise InvalidOption("entries", self.entries, "at least 1")
 
     def check(self, options: AnswerOptions, compression: CompressionOptions) -> None:
-        """Raise InvalidOption for what is asked besides and would have no effect on whole documents."""
-        if self.asked != "document":
+        """Raise InvalidOption for what is asked besides and cannot be had, or would have no effect."""
+        named = set(options.documents or ())
+        if self.asked in _OVER_WHOLE and len(named) > _MOST:
+            raise InvalidOption("documents", len(named), f"1 to {_MOST} of them with context {self.asked!r}")
+        if self.asked != "attended":
             return
         shortened = {"compression strategy": compression.name} if compression.name != "none" else {}
         for option, value in (shortened | options.of_passages_alone).items():
-            raise InvalidOption(option, value, "nothing, for context is 'document', which reads no passages")
-        if options.documents is not None and len(set(options.documents)) > _MOST:
-            count = len(set(options.documents))
-            raise InvalidOption("documents", count, f"1 to {_MOST} of them with context 'document'")
+            raise InvalidOption(option, value, "nothing, for context is 'attended', which reads no passages")
 
     def chosen(self, desk: Desk, collection_name: str, question: str, options: AnswerOptions) -> AnswerOptions:
         """The options with whole documents, where the question is to be answered over such.
@@ -77,7 +79,10 @@ class AnswerContext:
         sources = options.documents or _found(desk, collection, question, options)
         if not sources:  # nothing is found either where it is retrieved
             return options
-        return replace(options, whole=desk.whole_documents(collection, sources, options.adapter, entries))
+        read = self.asked == "document"
+        return replace(
+            options, whole=desk.whole_documents(collection, sources, options.adapter, entries, read=read)
+        )
 
 
 def _wants_whole(desk: Desk, collection: Collection, options: AnswerOptions) -> bool:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs 
 ENTRIES = 64
 """Far entries that a row attends to in each layer and KV head, where nothing else is asked."""
 
-_CITED = 5  # passages that citations are looked for in
-
 
 def reader_fingerprint(model: "ReaderModel", adapter: "Adapter | None") -> str:
     """Of who makes memories of documents and attends to them."""
@@ -30,15 +28,21 @@ def reader_fingerprint(model: "ReaderModel", adapter: "Adapter | None") -> str:
 
 
 def whole_documents(
-    desk: Desk, collection: Collection, documents: Sequence[Document], adapter: "Adapter | None", entries: int
+    desk: Desk,
+    collection: Collection,
+    documents: Sequence[Document],
+    adapter: "Adapter | None",
+    entries: int,
+    read: bool,
 ) -> "WholeDocuments":
-    """What an answer attends to in place of passages of these documents of the collection.
+    """What an answer is made over: these documents of the collection, attended to, or `read` where that points.
 
     Raises:
         MemoryNotFound: some have no memory for this model and adapter.
         InvalidMemory: `entries` out of range, or memories that cannot be attended to together.
     """
     from refdesk.memory.unlimiformer import RecallRequest
+    from refdesk.reader.retrieval_heads import retrieval_heads
     from refdesk.reader.whole_documents import WholeDocuments, most_attended
 
     reader = reader_fingerprint(desk.reader[0], adapter)
@@ -49,14 +53,16 @@ def whole_documents(
         raise not_remembered(desk, collection, missing, adapter)
     store = desk.open_store(collection)
 
-    def passages(attended: "Attended") -> list[Passage]:
+    def passages(attended: "Attended", count: int) -> list[Passage]:
         chunks = [store.spans(document.id) for document in documents]
         spans = [[(start, end) for _, start, end in some] for some in chunks]
-        best = most_attended(attended, [one.starts for one in found], spans, _CITED)
+        best = most_attended(attended, [one.starts for one in found], spans, count)
         scores = {chunks[number][index][0]: 1 / rank for rank, (number, index) in enumerate(best, start=1)}
-        return passages_of(desk.engine, store.hits(scores, _CITED))
+        return passages_of(desk.engine, store.hits(scores, count))
 
-    return WholeDocuments(RecallRequest(tuple(one.memory for one in found), entries), passages)
+    memories = tuple(one.memory for one in found)
+    heads = retrieval_heads(desk.reader[0], memories[0].plan.retrieving)
+    return WholeDocuments(RecallRequest(memories, entries, heads=heads), passages, read)
 
 
 def not_remembered(

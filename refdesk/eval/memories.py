@@ -19,8 +19,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from refdesk.reader.remember import RememberOptions
     from refdesk.reader.whole_documents import Attended, EncodedDocument, WholeDocuments
 
-_CITED = 5  # passages, among which an answer's citations are looked for
-_CHUNK = 128  # tokens of one
+_CHUNK = 200  # tokens of a stretch that is found, as the chunks of a collection
 _HELD_BYTES = 2**31
 
 
@@ -58,34 +57,38 @@ class Memories:
         self._progress = progress
         self._held: OrderedDict[str, _Remembered] = OrderedDict()
 
-    def whole(self, documents: Sequence[Document], attended: int) -> "WholeDocuments":
-        """What an answer attends to in place of passages: in each layer and KV head `attended` entries of all
-        documents, of each those that are near and of the rest those that are looked for.
+    def whole(self, documents: Sequence[Document], attended: int | None = None) -> "WholeDocuments":
+        """What an answer is made over: what the question attends to in the documents is read. Or the answer
+        attends to them, in each layer and KV head to `attended` entries of them all, of each those that are near
+        and of the rest those that are looked for.
 
         Raises:
             InvalidMemory: what is near leaves none of them to look for.
             Interrupted, EngineClosed: the engine is closed.
         """
         from refdesk.memory.unlimiformer import RecallRequest
+        from refdesk.reader.retrieval_heads import retrieval_heads
         from refdesk.reader.whole_documents import WholeDocuments, most_attended
 
         found = [self._remembered(document) for document in documents]
         near = sum(one.memory.plan.held_near for one in found)
-        if attended <= near:
+        if attended is not None and attended <= near:
             raise InvalidMemory(
                 f"budget is {attended}, but the {len(found)} documents have {near} entries that are near and"
                 " attended to in any case; expected more than these"
             )
 
-        def passages(mass: "Attended") -> list[Passage]:
+        def passages(mass: "Attended", count: int) -> list[Passage]:
             starts, spans = [one.encoded.starts for one in found], [one.spans for one in found]
             return [
                 _passage(found[number].document, spans[number][index])
-                for number, index in most_attended(mass, starts, spans, _CITED)
+                for number, index in most_attended(mass, starts, spans, count)
             ]
 
-        recall = RecallRequest(tuple(one.memory for one in found), attended - near)
-        return WholeDocuments(recall, passages)
+        memories = tuple(one.memory for one in found)
+        entries = RecallRequest.entries if attended is None else attended - near
+        heads = retrieval_heads(self._model, memories[0].plan.retrieving)
+        return WholeDocuments(RecallRequest(memories, entries, heads=heads), passages, read=attended is None)
 
     def _remembered(self, document: Document) -> _Remembered:
         from refdesk.reader.remember import remember

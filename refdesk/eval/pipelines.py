@@ -63,8 +63,9 @@ class Pipeline:
     """`sees_question`: what the reader sees depends on the question. `indexed`: documents are ingested, and
     found by search; otherwise they are given, and where they do not all fit the window the question has no
     answer, rather than one from what is left. `ranks`: they come best first. `needs`: what must be known of a
-    question, `gold` or `relevance`. `remembers`: nothing is read; documents are held in memories, made with these
-    options of `reader.remember.RememberOptions`, and attended to as far as the budget goes."""
+    question, `gold` or `relevance`. `remembers`: documents are held in memories, made with these options of
+    `reader.remember.RememberOptions`, and what the question attends to is read; or nothing is, and the answer
+    `attends` to them as far as the budget goes."""
 
     summary: str
     sees_question: bool
@@ -74,6 +75,7 @@ class Pipeline:
     needs: Literal["", "gold", "relevance"] = ""
     closed_book: bool = False
     remembers: Mapping[str, Any] | None = None
+    attends: bool = False
 
     def knows_enough(self, example: Example) -> bool:
         """Whether what the pipeline needs to know of a question is known."""
@@ -211,7 +213,7 @@ PIPELINES: dict[str, Pipeline] = {
         _full,
     ),
     "document": Pipeline(
-        "whole documents, of which attention looks for as many entries as the budget has tokens",
+        "the k chunks of whole documents that the question attends to most",
         True,
         _closed_book,
         remembers={},
@@ -227,5 +229,12 @@ PIPELINES: dict[str, Pipeline] = {
         True,
         _closed_book,
         remembers={"rate": 8.0, "keep": "infinipot"},
+    ),
+    "attended": Pipeline(
+        "whole documents, of which the answer attends to as many entries as the budget has tokens",
+        True,
+        _closed_book,
+        remembers={},
+        attends=True,
     ),
 }

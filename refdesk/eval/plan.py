@@ -165,7 +165,7 @@ def _check_effects(settings: RunSettings, task: Task, pipeline: Pipeline) -> Non
     plan fills in where none is asked for."""
     if pipeline.closed_book and settings.abstain is not None:
         raise InvalidRun(f"abstain is {settings.abstain}; expected nothing, for closed book nothing can be found")
-    if not task.retrieval_only and pipeline.remembers is None:
+    if not task.retrieval_only and not pipeline.attends:
         return
     compression = compression_options(settings.compression).name
     asked: dict[str, object] = {"compression strategy": compression} if compression != "none" else {}

@@ -190,7 +190,8 @@ class _Reader:
         try:
             if self._memories is not None:
                 documents = list(self._bench.documents(example).values())
-                options = replace(options, whole=self._memories.whole(documents, self._bench.budget))
+                attended = self._bench.budget if pipeline.attends else None
+                options = replace(options, whole=self._memories.whole(documents, attended))
             answer = qa.answer(example.question, options)
         except (PromptTooLong, MemoryTooSmall, InvalidMemory, InvalidCompression) as error:
             return _no_answer(self._plan, example, str(error))

@@ -37,7 +37,8 @@ class RecallRequest:
     Near ones always stand as they were written, in front of who reads; far ones `true`, too; or `clipped`, all
     right in front of what is near, for a model may know no larger distance; or `scaled`, in order, over `span`
     positions. Several memories stand side by side. `exact`: all far entries are looked at, though an index could
-    propose some.
+    propose some. `heads`: (layer, query head), those whose attention is counted, each by itself; None for the
+    sum of all. It changes nothing of what is attended to.
 
     Raises:
         InvalidMemory: a value out of range, or memories that cannot be attended to together.
@@ -48,6 +49,7 @@ class RecallRequest:
     places: Places = "clipped"
     span: int | None = None
     exact: bool = False
+    heads: tuple[tuple[int, int], ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.memories:
@@ -62,6 +64,18 @@ class RecallRequest:
             raise InvalidMemory("the memories differ in the layers that retrieve; expected the same for all")
         if self.places == "scaled" and (self.span is None or self.span <= self.near):
             raise InvalidMemory(f"span is {self.span}; expected more than {self.near}, what is near")
+
+    def counted(self, layer: int, kv_head: int, group: int) -> list[tuple[int, list[int]]]:
+        """Of a KV head's group of query heads those that are counted, together or each by itself: where, and which
+        of the group."""
+        if self.heads is None:
+            return [(0, list(range(group)))]
+        first = kv_head * group
+        return [
+            (place, [head - first])
+            for place, (of, head) in enumerate(self.heads)
+            if of == layer and first <= head < first + group
+        ]
 
     @property
     def near(self) -> int:
@@ -88,8 +102,9 @@ class RecallRequest:
 class Recall:
     """Memories as a sequence attends to them whose next token stands at `end`: behind them.
 
-    `attended` holds for each memory how much its tokens were attended to in layers that retrieve, `[tokens]`,
-    summed over rows, heads and layers; `count` how many far entries were. Neither grows in a `silent` one.
+    `by_head` holds for each memory how much its tokens were attended to in layers that retrieve, `[heads,
+    tokens]`, summed over rows: by each head that the request names, or in one row by all; `count` how many far
+    entries were. Neither grows in a `silent` one.
     """
 
     def __init__(
@@ -98,7 +113,8 @@ class Recall:
         self.request = request
         self.silent = False
         self.count = 0
-        self.attended = [torch.zeros(memory.plan.tokens) for memory in request.memories]
+        apart = 1 if request.heads is None else len(request.heads)
+        self.by_head = [torch.zeros(apart, memory.plan.tokens) for memory in request.memories]
         self._rotation = rotation
         self._end = end
         # Keys where they stand, `[layers, kv_heads, near, head_dim]`, and values: the same for all who read.
@@ -107,6 +123,11 @@ class Recall:
             for memory in request.memories
         ]
         self._near_values = [memory.near[1].to(device) for memory in request.memories]
+
+    @property
+    def attended(self) -> list[torch.Tensor]:
+        """For each memory how much its tokens were attended to by all heads that are counted, `[tokens]`."""
+        return [one.sum(0) for one in self.by_head]
 
     def silenced(self) -> "Recall":
         """The same, for who reads what is no part of the answer."""
@@ -266,18 +287,22 @@ class Recall:
         near: Sequence[torch.Tensor],
         shares: "Sequence[tuple[_Looked, torch.Tensor | None, torch.Tensor]]",
     ) -> None:
-        """Add what a head's rows attended to, in a layer that retrieves."""
-        for attended, memory, part in zip(self.attended, self.request.memories, near, strict=True):
+        """Add what the rows of a KV head's group attended to, in a layer that retrieves."""
+        counted = self.request.counted(layer, head, near[0].shape[0])
+        for by_head, memory, part in zip(self.by_head, self.request.memories, near, strict=True):
             if memory.index(layer) is not None:
-                attended[memory.plan.far :] += part.sum((0, 1)).cpu()
+                for place, some in counted:
+                    by_head[place, memory.plan.far :] += part[some].sum((0, 1)).cpu()
         for one, ids, part in shares:
-            memory, attended = self.request.memories[one.number], self.attended[one.number]
+            memory, by_head = self.request.memories[one.number], self.by_head[one.number]
             self.count += int((part > 0).any(0).sum())
-            mass = part.sum(0)
-            if ids is None:
-                ids, mass = torch.arange(part.shape[-1]), mass.sum(0)
-            tokens = ids.cpu() if memory.places is None else memory.places[one.index, head].long()[ids.cpu()]
-            attended.index_add_(0, tokens.flatten(), mass.flatten().cpu())
+            where = torch.arange(part.shape[-1])[None] if ids is None else ids.cpu()
+            tokens = where if memory.places is None else memory.places[one.index, head].long()[where]
+            for place, some in counted:
+                mass = part[some].sum(0).cpu()
+                if ids is None:
+                    mass = mass.sum(0, keepdim=True)
+                by_head[place].index_add_(0, tokens.flatten(), mass.flatten())
 
 
 @dataclass(frozen=True)

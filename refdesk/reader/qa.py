@@ -20,7 +20,7 @@ from refdesk.reader.passage import Passage
 from refdesk.reader.prompt import AskedReading, Prompt, check_reading, encode_segments
 from refdesk.reader.shortening import READ_WHOLE, Shorten, Shortening
 from refdesk.reader.submission import Submit
-from refdesk.reader.usage import Clock, Usage
+from refdesk.reader.usage import Clock, Context, Usage
 
 if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
     from refdesk.memory.retaining_heads import RetainingHeads
@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs 
     from refdesk.reader.model import ReaderModel
     from refdesk.reader.stream import Stream
     from refdesk.reader.whole_documents import WholeDocuments
+
+_CITED = 5  # passages that citations are looked for in, where none are read
 
 NOTHING_FOUND = "I could not find anything about this in the collection."
 
@@ -49,11 +51,11 @@ class AnswerOptions:
     from which probability of it on the answer is that it cannot be found, by default where the model's likeliest
     words say so; 1 is never.
     `reference`: a right answer whose likelihood is asked for; it changes nothing of the answer. `shorten`: what
-    makes passages shorter before they are read. `whole`: documents that are attended to in place of passages; then
-    nothing is retrieved. The rest as in `GenerationRequest`.
+    makes passages shorter before they are read. `whole`: documents that are attended to, in place of retrieving
+    passages or of passages at all. The rest as in `GenerationRequest`.
 
     Raises:
-        InvalidOption: a value out of range, or one that has no effect on whole documents.
+        InvalidOption: a value out of range, or one that has no effect where whole documents are attended to.
     """
 
     k: int = 3
@@ -87,9 +89,14 @@ class AnswerOptions:
             raise InvalidOption("reference", self.reference, "at least one word, or nothing")
         check_reading(self.reading)
         check_sampling(self.room, self.temperature, self.top_p, self.seed, self.stop, self.deadline_s)
-        if self.whole is not None:
+        if self.attends:
             for option, value in self.of_passages_alone.items():
                 raise InvalidOption(option, value, "nothing, for whole documents are attended to, not passages")
+
+    @property
+    def attends(self) -> bool:
+        """Whether the answer attends to whole documents itself, and nothing of them is read."""
+        return self.whole is not None and not self.whole.read
 
     @property
     def of_passages_alone(self) -> dict[str, object]:
@@ -197,8 +204,14 @@ class QA:
 
     def _events(self, question: str, options: AnswerOptions, cancellation: Cancellation) -> Iterator[Event]:
         clock = Clock()
-        whole = options.whole
-        passages = () if whole else tuple(self._retrieve(question, options.k, options.documents))
+        whole = options.whole if options.attends else None
+        submit = self._submit(options, cancellation, clock)
+        try:
+            passages = self._found(question, options, submit)
+        except Interrupted as interrupted:
+            clock.lap("retrieve")
+            yield from _interrupted(interrupted, (), options, clock)
+            return
         clock.lap("retrieve")
         if not passages and not whole and not self._closed_book:
             yield Retrieved(passages)
@@ -206,15 +219,11 @@ class QA:
             yield Done(_unread(NOTHING_FOUND, "no_passages", 0, clock))
             return
         asked = AnswerPlan.of(options, self._model, open_book=bool(passages or whole))
-        submit = self._submit(options, cancellation, clock)
         try:
             shorter, shortening = self._shortened(question, passages, asked.room, options, submit)
         except Interrupted as interrupted:
-            if interrupted.reason == "deadline" and options.deadline_s is not None:
-                raise DeadlineExceeded(options.deadline_s) from interrupted
             clock.lap("compress")
-            yield Retrieved(passages)
-            yield Done(_unread("", "cancelled", len(passages), clock))
+            yield from _interrupted(interrupted, passages, options, clock)
             return
         clock.lap("compress")
         if whole:
@@ -240,7 +249,7 @@ class QA:
             yield Token(written.text)
         used = prompt.used
         if whole and generation.recall is not None:
-            used = tuple(whole.passages(generation.recall.attended))
+            used = tuple(whole.passages(generation.recall.attended, _CITED))
         quoted = cite_quotes(written.quotes, used)
         citations = quoted or cite(written.text, question, used)
         clock.lap("cite")
@@ -266,6 +275,14 @@ class QA:
             return stream
 
         return submit
+
+    def _found(self, question: str, options: AnswerOptions, submit: Submit) -> tuple[Passage, ...]:
+        """What may be read, best first; nothing where whole documents are attended to in its place."""
+        if options.whole is None:
+            return tuple(self._retrieve(question, options.k, options.documents))
+        if options.attends:
+            return ()
+        return options.whole.find(question, options.k, self._model, options.adapter, submit)
 
     def _shortened(
         self, question: str, passages: Sequence[Passage], new: int, options: AnswerOptions, submit: Submit
@@ -327,6 +344,17 @@ class QA:
         return thinned
 
 
+def _interrupted(
+    interrupted: Interrupted, passages: tuple[Passage, ...], options: AnswerOptions, clock: Clock
+) -> Iterator[Event]:
+    """The end of an answer that was interrupted before anything was read. Raises DeadlineExceeded if it was
+    late."""
+    if interrupted.reason == "deadline" and options.deadline_s is not None:
+        raise DeadlineExceeded(options.deadline_s) from interrupted
+    yield Retrieved(passages)
+    yield Done(_unread("", "cancelled", len(passages), clock))
+
+
 def _unread(text: str, reason: Literal["cancelled", "no_passages"], retrieved: int, clock: Clock) -> Answer:
     """An answer for which the model has read nothing."""
     return Answer(text, (), Usage(0, 0, retrieved, 0, 0, clock.seconds()), reason, ())
@@ -334,6 +362,14 @@ def _unread(text: str, reason: Literal["cancelled", "no_passages"], retrieved: i
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def _context(options: AnswerOptions, prompt: Prompt) -> Context:
+    if options.attends:
+        return "attended"
+    if not prompt.used:
+        return "none"
+    return "document" if options.whole else "passages"
 
 
 def _usage(
@@ -352,7 +388,7 @@ def _usage(
         passages_used=len(prompt.used),
         passages_dropped=len(prompt.dropped),
         seconds=clock.seconds(queue=generation.queue_s, prefill=generation.prefill_s, decode=generation.decode_s),
-        context="document" if options.whole else "passages" if prompt.used else "none",
+        context=_context(options, prompt),
         document_tokens=options.whole.recall.tokens if options.whole else 0,
         reading=prompt.reading if prompt.used else "none",
         run_hits=generation.run_hits,

@@ -12,11 +12,15 @@ from refdesk.reader.shortening import READ_WHOLE, Shortening
 _STEPS = ("retrieve", "compress", "prompt", "queue", "prefill", "decode", "cite")
 
 
+Context = Literal["passages", "document", "attended", "none"]
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What an answer cost. `seconds` has retrieve, compress, prompt, queue, prefill, decode, cite and total; steps
-    that were not taken are 0, and the reading of a `reference` is in none. `context`: whether passages were read,
-    whole documents of `document_tokens` were attended to, or neither. `reading`: how the passages were read.
+    that were not taken are 0, and the reading of a `reference` is in none. `context`: whether `passages` that were
+    retrieved were read, those that attention found in whole documents of `document_tokens` (`document`), or the
+    documents themselves were `attended` to. `reading`: how the passages were read.
     `run_hits` of the texts that are shared (the instructions, and passages read apart) were in memory, `run_loads`
     came from disk, `run_misses` had to be read. `adapter`: the name of the one that answered, or `none`. `memory`:
     the policy, and entries and bytes held, freed and at the peak, as in `generation.MemoryUse`. `compression`: of
@@ -28,7 +32,7 @@ class Usage:
     passages_used: int
     passages_dropped: int
     seconds: Mapping[str, float]
-    context: Literal["passages", "document", "none"] = "none"
+    context: Context = "none"
     document_tokens: int = 0
     reading: Literal["together", "apart", "none"] = "none"
     run_hits: int = 0

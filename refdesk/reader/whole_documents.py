@@ -1,4 +1,5 @@
-"""Answering over whole documents: what the model remembers of them stands where passages would."""
+"""Answering over whole documents: what the model remembers of them is attended to, or says which passages to
+read."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from refdesk.memory.unlimiformer import RecallRequest
+from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.passage import Passage
 from refdesk.reader.prompt import encode_segments, passage_head, passage_text
+from refdesk.reader.submission import Submit, generated
 
 if TYPE_CHECKING:
+    from refdesk.reader.adapter import Adapter
     from refdesk.reader.model import ReaderModel
 
 Attended = Sequence[torch.Tensor]
@@ -21,10 +25,30 @@ Attended = Sequence[torch.Tensor]
 
 @dataclass(frozen=True)
 class WholeDocuments:
-    """What an answer attends to in place of passages. `passages`: what of it was attended to most, to be cited."""
+    """What an answer is made over. `passages(attended, count)`: what of it was attended to most, best first.
+    `read`: the question alone attends to the memories, and the passages that it finds so are read as any others;
+    else the answer attends to them itself, and the passages are only cited."""
 
     recall: RecallRequest
-    passages: Callable[[Attended], Sequence[Passage]]
+    passages: Callable[[Attended, int], Sequence[Passage]]
+    read: bool = True
+
+    def find(
+        self, question: str, count: int, model: "ReaderModel", adapter: "Adapter | None", submit: Submit
+    ) -> tuple[Passage, ...]:
+        """The `count` passages that the question attends to most.
+
+        Raises:
+            Interrupted: that was cancelled, or late.
+            MemoryMismatch: others than `model` and `adapter` made the memories.
+        """
+        segments = encode_segments(question, (), model, open_book=True)
+        request = GenerationRequest(
+            segments.asked, max_new_tokens=1, front=(segments.before,), adapter=adapter, recall=self.recall
+        )
+        recall = generated(submit, [request])[0].recall
+        assert recall is not None, "memories were given"
+        return tuple(self.passages(recall.attended, count))
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,10 @@ def test_documents_are_remembered_and_answered_over(data: Path, tmp_path: Path) 
     asked = refdesk(data, *over, "--entries", "64", "--json")
     assert asked.returncode == 0, asked.stderr
     assert json.loads(asked.stdout)["usage"]["document_tokens"] == memory["tokens"]
-    assert re.search(r"over documents of [\d,]+ tokens", refdesk(data, *over).stderr)
-    refused = refdesk(data, *over, "--memory", "rate=8")
+    assert re.search(r"read together, found in documents of [\d,]+ tokens", refdesk(data, *over).stderr)
+    attended = ("ask", "When was number 7 built?", "--context", "attended", "--document", "story.txt")
+    assert re.search(r"over documents of [\d,]+ tokens", refdesk(data, *attended).stderr)
+    refused = refdesk(data, *attended, "--memory", "rate=8")
     assert (refused.returncode, "memory policy is 'kv_compress'" in refused.stderr) == (1, True)
     assert refdesk(data, "remember", "--colour", "red").returncode == 2
     assert refdesk(data, "remember", "--rate", "4", "--keep", "best").returncode == 2

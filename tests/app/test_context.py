@@ -20,19 +20,23 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_what_has_no_effect_on_whole_documents_is_refused_by_name(desk: SmallDesk) -> None:
-    context = AnswerContext("document")
+    context = AnswerContext("attended")
     for options, compression, told in (
         ({"memory": memory_options({"rate": 8})}, {}, "memory policy is 'kv_compress'; expected nothing"),
         ({"memory": memory_options({"policy": "auto", "budget": 99})}, {}, "memory policy is 'auto'"),
-        ({"reading": "apart"}, {}, "reading is 'apart'; expected nothing, for context is 'document'"),
+        ({"reading": "apart"}, {}, "reading is 'apart'; expected nothing, for context is 'attended'"),
         ({}, {"strategy": "best", "budget": 9}, "compression strategy is 'best'"),
         ({"documents": tuple("abcdefghi")}, {}, "documents is 9; expected 1 to 8"),
     ):
         with pytest.raises(InvalidOption, match=told):
             context.check(AnswerOptions(**options), compression_options(compression))
     context.check(AnswerOptions(memory=memory_options({"policy": "none"})), NOTHING)
+    reading = AnswerContext("document")  # what is found is read, however that is asked for
+    reading.check(AnswerOptions(reading="apart", memory=memory_options({"rate": 8})), NOTHING)
+    with pytest.raises(InvalidOption, match="documents is 9; expected 1 to 8 of them with context 'document'"):
+        reading.check(AnswerOptions(documents=tuple("abcdefghi")), NOTHING)
     for wrong, told in (
-        ({"asked": "pages"}, "context is 'pages'; expected one of passages, document, auto"),
+        ({"asked": "pages"}, "context is 'pages'; expected one of passages, document, attended, auto"),
         ({"entries": 9}, "entries is 9; expected nothing, for context is 'passages'"),
         ({"asked": "auto", "entries": 0}, "entries is 0; expected at least 1"),
     ):
@@ -40,9 +44,11 @@ def test_what_has_no_effect_on_whole_documents_is_refused_by_name(desk: SmallDes
             AnswerContext(**wrong)
 
 
-def test_an_answer_over_whole_documents_takes_nothing_that_is_of_passages_alone(desk: SmallDesk) -> None:
+def test_attending_to_whole_documents_takes_nothing_that_is_of_passages_alone(
+    desk: SmallDesk,
+) -> None:
     remember(desk, "a.txt")
-    whole = desk.whole_documents(papers(desk), ["a.txt"], None)
+    whole = desk.whole_documents(papers(desk), ["a.txt"], None, read=False)
     assert AnswerOptions(whole=whole, memory=memory_options({"policy": "none"})).of_passages_alone == {}
     for options, told in (
         ({"memory": memory_options({"rate": 8})}, "memory policy is 'kv_compress'; expected nothing, for whole"),
@@ -80,4 +86,5 @@ def test_whole_documents_need_a_memory_where_they_are_asked_for_and_auto_takes_t
 def test_an_empty_collection_has_nothing_to_attend_to(desk: SmallDesk) -> None:
     for name in ("a.txt", "b/c.txt"):
         desk.delete_document(papers(desk), name)
-    assert ask(desk, AnswerContext("document")).finish_reason == "no_passages"
+    for asked in ("document", "attended"):
+        assert ask(desk, AnswerContext(asked)).finish_reason == "no_passages"

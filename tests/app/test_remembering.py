@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,14 @@ from refdesk.app.memories import MemoryNotFound
 from refdesk.app.remembering import MemorySettings, Remembering
 from refdesk.app.worker import Cancelled
 from refdesk.memory.errors import InvalidMemory
-from refdesk.reader.errors import InvalidOption
+from refdesk.memory.options import memory_options
+from refdesk.reader.cancellation import Cancellation
+from refdesk.reader.errors import DeadlineExceeded, InvalidOption
+from refdesk.reader.qa import QA, AnswerOptions, Done, Retrieved
 from refdesk.retriever.documents import document_text, get_document
 from refdesk.retriever.errors import InvalidUpload, UnknownDocument
 from tests.app.papers import (
+    QUESTION,
     SMALL,
     TEXT,
     Killed,
@@ -43,8 +48,8 @@ def test_a_document_is_remembered_and_answered_over_with_exact_citations(desk: S
     job = remember(desk, "a.txt")
     assert (job.state, [item.state for item in job.items]) == ("succeeded", ["done"])
     assert job.done == job.total > 800
-    answer = ask(desk, AnswerContext("document", entries=64), documents=("a.txt",))
-    assert (answer.usage.context, answer.usage.document_tokens) == ("document", job.total)
+    answer = ask(desk, AnswerContext("attended", entries=64), documents=("a.txt",))
+    assert (answer.usage.context, answer.usage.document_tokens) == ("attended", job.total)
     assert answer.usage.passages_retrieved == 0
     assert len(answer.passages) == 5
     for one in (*answer.passages, *answer.citations):
@@ -52,8 +57,38 @@ def test_a_document_is_remembered_and_answered_over_with_exact_citations(desk: S
         assert one.document_id == "a.txt"
         document = get_document(desk.engine, papers(desk), one.document_id)
         assert document_text(desk.engine, document.id)[one.start : one.end] == quote
-    again = ask(desk, AnswerContext("document", entries=64), documents=("a.txt",))
+    again = ask(desk, AnswerContext("attended", entries=64), documents=("a.txt",))
     assert again.text == answer.text != ask(desk, AnswerContext(), documents=("a.txt",)).text
+
+
+def test_what_a_question_attends_to_most_is_read_as_the_passages_that_it_is(desk: SmallDesk) -> None:
+    job = remember(desk, "a.txt")
+    answer = ask(desk, AnswerContext("document"), documents=("a.txt",), k=5)
+    assert (answer.usage.context, answer.usage.document_tokens) == ("document", job.total)
+    assert (answer.usage.passages_retrieved, answer.usage.passages_used) == (5, 5)
+    model, engine = desk.reader
+    whole = desk.whole_documents(papers(desk), ["a.txt"], None)
+    assert answer.passages == whole.find(QUESTION, 5, model, None, engine.submit)
+    only = AnswerOptions(k=5, max_new_tokens=24, stop=())
+    again = QA(lambda question, k, documents: answer.passages, model, engine).answer(QUESTION, only)
+    assert again.text == answer.text
+    few = {"documents": ("a.txt",), "k": 2, "memory": memory_options({"rate": 2}), "reading": "together"}
+    thinned = ask(desk, AnswerContext("document"), **few).usage
+    assert (thinned.passages_used, thinned.memory_policy) == (2, "kv_compress")
+
+
+def test_looking_for_passages_ends_with_the_answers_deadline_and_its_cancellation(desk: SmallDesk) -> None:
+    remember(desk, "a.txt")
+    qa, options = desk.qa("papers"), AnswerOptions(whole=desk.whole_documents(papers(desk), ["a.txt"], None))
+    with pytest.raises(DeadlineExceeded):
+        qa.answer(QUESTION, replace(options, deadline_s=1e-6))
+    cancellation = Cancellation()
+    cancellation.cancel()
+    *events, done = qa.stream(QUESTION, options, cancellation)
+    assert events == [Retrieved(())]
+    assert isinstance(done, Done)
+    assert (done.answer.text, done.answer.finish_reason) == ("", "cancelled")
+    assert done.answer.usage.passages_retrieved == 0
 
 
 def test_all_of_a_collection_is_remembered_where_none_is_named_and_two_are_answered_over(desk: SmallDesk) -> None:

@@ -36,7 +36,7 @@ def name(client: httpx.Client) -> str:
 
 
 def ask(client: httpx.Client, name: str, **options: Any) -> httpx.Response:
-    fields = {"question": QUESTION, "collection": name, "max_new_tokens": 24, "context": "document"}
+    fields = {"question": QUESTION, "collection": name, "max_new_tokens": 24, "context": "attended"}
     return client.post("/v1/answers", json=fields | options)
 
 
@@ -44,7 +44,7 @@ def test_a_remembered_document_is_answered_over_with_exact_citations(client: htt
     answer = ask(client, name, documents=["story.txt"]).raise_for_status().json()
     (memory,) = client.get(f"/v1/collections/{name}/memories").json()["items"]
     usage = answer["usage"]
-    assert (usage["context"], usage["document_tokens"]) == ("document", memory["tokens"])
+    assert (usage["context"], usage["document_tokens"]) == ("attended", memory["tokens"])
     assert usage["prompt_tokens"] < 200 < 1000 < memory["tokens"]
     assert len(answer["passages"]) == 5
     source = client.get(f"/v1/collections/{name}/documents/story.txt/text").text
@@ -53,7 +53,12 @@ def test_a_remembered_document_is_answered_over_with_exact_citations(client: htt
     found = ask(client, name, k=1).raise_for_status().json()  # the document that holds the best passage
     assert found["answer"] == answer["answer"]
     streamed = ask(client, name, stream=True).text
-    assert "event: done" in streamed and '"context":"document"' in streamed
+    assert "event: done" in streamed and '"context":"attended"' in streamed
+    read = ask(client, name, context="document", documents=["story.txt"], k=2).raise_for_status().json()
+    assert (read["usage"]["context"], read["usage"]["document_tokens"]) == ("document", memory["tokens"])
+    assert (read["usage"]["passages_used"], len(read["passages"])) == (2, 2)
+    for passage in read["passages"]:
+        assert source[passage["start"] : passage["end"]] == passage["text"]
     assert ask(client, name, context="passages").json()["usage"]["context"] == "passages"
     assert ask(client, name, context="auto", documents=["story.txt"]).json()["usage"]["context"] == "passages"
 
@@ -86,7 +91,7 @@ def test_memories_are_listed_with_what_they_are(client: httpx.Client, name: str)
             {"context": "book"},
             422,
             "invalid-option",
-            "context is 'book'; expected one of passages, document, auto",
+            "context is 'book'; expected one of passages, document, attended, auto",
         ),
         ({"entries": 0}, 422, "invalid-option", "entries is 0; expected at least 1"),
         ({"entries": "many"}, 400, "invalid-request", "entries"),

@@ -1,8 +1,10 @@
 """What was trained for the default model does what it was trained for, on a text that no training saw."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +20,8 @@ from refdesk.reader.heads import load_heads
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.prompt import encode_answer, encode_segments
 from refdesk.reader.remember import RememberOptions, remember
-from refdesk.reader.whole_documents import document_front
+from refdesk.reader.retrieval_heads import retrieval_heads
+from refdesk.reader.whole_documents import document_front, most_attended
 from tests.reader.conftest import default_model
 
 __all__ = ["default_model"]
@@ -83,3 +86,29 @@ def test_a_passkey_far_outside_what_is_near_is_found_by_retrieval_and_not_withou
         memory = remember(engine.submit, model, text, document_front(model), options, adapter=adapter)
     found = nll_of_the_passkey(model, asked, recall=RecallRequest((memory,)), adapter=adapter)
     assert found < nll_of_the_passkey(model, asked, adapter=adapter) - 1.0
+
+
+def test_of_all_stretches_retrieval_heads_look_most_at_the_one_that_answers(shipped: Shipped) -> None:
+    model, adapter, _ = shipped
+    text = needle_in_the_manual(model, 3000)
+    asked = encode_segments(QUESTION, (), model, open_book=True).asked
+    heads = retrieval_heads(model, range(15, 30))
+    assert heads and len(set(heads)) == len(heads)
+    with Engine(model, chunk_tokens=512) as engine:
+        memory = remember(engine.submit, model, text, document_front(model), RememberOptions(), adapter=adapter)
+        recall = RecallRequest((memory,), heads=heads)
+        request = GenerationRequest(asked, 1, front=document_front(model), adapter=adapter, recall=recall)
+        looked = engine.submit(request).result().recall
+    assert looked is not None
+    stretches = [(first, first + 64) for first in range(0, len(text), 64)]
+    best = most_attended(looked.attended, [np.arange(len(text))], [stretches], 2)
+    assert 1000 // 64 in {index for _, index in best}
+
+
+def test_retrieval_heads_are_of_the_model_and_in_layers_that_retrieve(shipped: Shipped) -> None:
+    model, _, _ = shipped
+    known = retrieval_heads(model, range(30))
+    assert known
+    assert retrieval_heads(model, {known[0][0]}) == tuple(one for one in known if one[0] == known[0][0])
+    assert retrieval_heads(model, ()) is None
+    assert retrieval_heads(replace(model, fingerprint="another"), range(30)) is None

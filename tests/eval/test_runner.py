@@ -211,14 +211,9 @@ def test_a_collection_of_ones_own_is_asked(desk: SmallDesk) -> None:
         ({"collection": "town"}, InvalidRun, "documents of its own"),
         ({"compression": {"strategy": "zip", "rate": 2}}, InvalidRun, "'zip'; expected one of none, auto"),
         ({"compression": {"rate": 0.5}}, InvalidRun, "rate is 0.5; expected 1 to 1024"),
-        ({"pipeline": "document", "memory": {"rate": 8}}, InvalidRun, "memory policy is 'kv_compress'; expected"),
-        ({"pipeline": "document", "compression": {"rate": 8}}, InvalidRun, "strategy is 'perception'; expected"),
-        ({"pipeline": "document_locret", "reading": "apart"}, InvalidRun, "reading is 'apart'; expected nothing"),
-        (
-            {"pipeline": "document_infinipot", "reading": "apart"},
-            InvalidRun,
-            "pipeline 'document_infinipot' reads no",
-        ),
+        ({"pipeline": "attended", "memory": {"rate": 8}}, InvalidRun, "memory policy is 'kv_compress'; expected"),
+        ({"pipeline": "attended", "compression": {"rate": 8}}, InvalidRun, "strategy is 'perception'; expected"),
+        ({"pipeline": "attended", "reading": "apart"}, InvalidRun, "pipeline 'attended' reads no passages"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused_and_nothing_is_stored(

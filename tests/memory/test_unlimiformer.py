@@ -275,6 +275,31 @@ def test_a_silent_recall_attends_and_notes_nothing() -> None:
     assert not recall.attended[0].any()
 
 
+@pytest.mark.parametrize("rate", [1, 3])
+@both
+def test_heads_that_are_counted_by_themselves_add_up_to_all_and_change_nothing(
+    kind: type[PagedAttention], rate: float
+) -> None:
+    memory = book(rate=rate).memory
+    every = tuple((layer, head) for layer in range(LAYERS) for head in range(3 * KV_HEADS))
+    some = ((1, 4), (1, 0), (0, 2))
+    found = {}
+    for heads in (None, every, some):
+        world = World(kind, shape(LAYERS, KV_HEADS, DIM), group=3)
+        story, recall = begun(world, RecallRequest((memory,), 5, heads=heads))
+        found[heads] = world.read(Turn(story, 4, recall=recall)).out, recall
+    out, together = found[None]
+    assert all(torch.equal(other, out) for other, _ in found.values())
+    assert len({recall.count for _, recall in found.values()}) == 1
+    assert together.by_head[0].shape == (1, memory.plan.tokens)
+    apart = found[every][1].by_head[0]
+    assert (apart.sum(0) - together.attended[0]).abs().max() < 1e-4
+    for place, one in enumerate(some):
+        assert torch.equal(found[some][1].by_head[0][place], apart[every.index(one)])
+    silent = [index for index, (layer, _) in enumerate(every) if layer not in memory.plan.retrieving]
+    assert silent and not apart[silent].any()
+
+
 def test_what_is_near_counts_where_nothing_is_far() -> None:
     world = World(FastAttention, shape(LAYERS, KV_HEADS, DIM))
     one = book(6)

@@ -38,7 +38,7 @@ abstain_option = click.option(
     type=click.Choice(get_args(AskedContext)),
     default="passages",
     show_default=True,
-    help="Answer over passages, or over whole documents that are remembered.",
+    help="Answer over passages that are retrieved, or over whole documents that are remembered.",
 )
 @click.option("--entries", type=int, help="How much of whole documents is attended to at a time.  [default: 64]")
 @click.option("--max-new-tokens", type=int, help="64 for a short answer, 256 for a long one, 160 with a quote.")
@@ -101,8 +101,10 @@ def _print_sources(answer: AnswerMessage) -> None:
     if shorter.strategy != "none":
         less = f" ({shorter.tokens_after} of {shorter.tokens_before} tokens, by {shorter.strategy})"
     read = f"{usage.passages_used} of {usage.passages_retrieved} passages read {usage.reading}{less}"
-    if usage.context == "document":
+    if usage.context == "attended":
         read = f"over documents of {usage.document_tokens:,} tokens"
+    elif usage.context == "document":
+        read += f", found in documents of {usage.document_tokens:,} tokens"
     notes.print(
         f"  {usage.prompt_tokens} + {usage.completion_tokens} tokens, {read}, {held.peak_entries:,} KV entries"
         f" ({held.peak_bytes / 2**20:.1f} MiB), {usage.seconds['total']:.2f} s"

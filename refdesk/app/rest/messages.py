@@ -132,9 +132,10 @@ class CompressionMessage(msgspec.Struct):
 
 
 class UsageMessage(msgspec.Struct):
-    """What an answer cost; seconds by stage. `context`: what it stands on: `passages`, whole documents of so many
-    tokens (`document`), or `none`. Runs are texts that requests share: instructions, and passages read
-    apart; a hit was in memory already, a load came from disk, a miss had to be read."""
+    """What an answer cost; seconds by stage. `context`: what it stands on: `passages` that were retrieved, those
+    that attention found in whole documents of so many tokens (`document`), these themselves (`attended`), or
+    `none`. Runs are texts that requests share: instructions, and passages read apart; a hit was in memory
+    already, a load came from disk, a miss had to be read."""
 
     prompt_tokens: int
     completion_tokens: int

@@ -1,0 +1,127 @@
+"""Which heads look from a question to what answers it, and how well what they look at is found.
+
+`python -m bench.retrieval_heads PATH [ARTICLES [QUESTIONS]]`: whole articles of SQuAD's training part are
+remembered, and questions attend to them. Of each head of the layers that retrieve: where it ranks the stretch of
+200 tokens with the answer. The best of one half of the articles are measured on the other; those of all are told
+in the end, for `refdesk/weights/retrieval_heads.json`.
+"""
+
+import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importing torch reads that)
+
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.kv_memory import head, note, row
+from bench.long import reader_and_novel
+from refdesk.eval.example import Document, Example
+from refdesk.eval.plan import RunSettings, make_plan
+from refdesk.memory.unlimiformer import RecallRequest
+from refdesk.reader.engine import Engine
+from refdesk.reader.generation import GenerationRequest
+from refdesk.reader.prompt import encode_segments
+from refdesk.reader.remember import RememberOptions, remember
+from refdesk.reader.submission import generated
+from refdesk.reader.whole_documents import document_front, encode_document
+from refdesk.retriever.chunk import chunk_text
+from refdesk.retriever.embedder import Embedder
+
+ARTICLES, QUESTIONS, CHOSEN = 12, 8, 4
+LONGEST = 45_000  # characters
+STRETCH = 200
+BEST = (1, 3, 5)
+
+Numbers = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where a question looks: `by_head` `[heads, stretches]`, the mean attention to a token of each stretch;
+    `similarity` `[stretches]`, of the embedder; `gold`: the stretches with the answer. `half`: of the articles."""
+
+    by_head: Numbers
+    similarity: Numbers
+    gold: list[int]
+    half: int
+
+
+def main(data: Path, articles: int = ARTICLES, questions: int = QUESTIONS) -> None:
+    """Print how often the answer's stretch is among the best, and which heads are the best."""
+    model, adapter, _ = reader_and_novel(data)
+    embedder, looks = Embedder(), []
+    with Engine(model) as engine:
+        for number, (document, examples) in enumerate(drawn(data, articles, questions)):
+            note(f"{document.title}, {number + 1} of {articles}")
+            encoded, front = encode_document(document.title, document.text, model), document_front(model)
+            memory = remember(engine.submit, model, encoded.tokens, front, RememberOptions(), adapter=adapter)
+            count = model.model.config.num_attention_heads
+            heads = tuple((layer, one) for layer in memory.plan.retrieving for one in range(count))
+            recall = RecallRequest((memory,), exact=True, heads=heads)
+            stretches = chunk_text(document.text, STRETCH, 0, embedder.count_tokens)
+            bounds = [np.searchsorted(encoded.starts, (one.start, one.end)) for one in stretches]
+            vectors = embedder.embed([document.text[one.start : one.end] for one in stretches])
+            for example in examples:
+                asked = encode_segments(example.question, (), model, open_book=True)
+                request = GenerationRequest(asked.asked, 1, front=(asked.before,), adapter=adapter, recall=recall)
+                found = generated(engine.submit, [request])[0].recall
+                assert found is not None
+                mass = found.by_head[0].numpy()
+                by_head = np.stack([mass[:, first:last].mean(1) for first, last in bounds], axis=1)
+                gold = [
+                    index
+                    for index, one in enumerate(stretches)
+                    if any(span.start < one.end and one.start < span.end for span in example.gold)
+                ]
+                looks.append(Look(by_head, vectors @ embedder.embed([example.question])[0], gold, number % 2))
+    _tell(looks, heads)
+
+
+def drawn(data: Path, articles: int, questions: int) -> list[tuple[Document, list[Example]]]:
+    """So many articles, and of each so many questions."""
+    settings = RunSettings("squad", "full", {"context": "article"}, part="train", benchmarks=str(data))
+    examples = list(make_plan(settings).examples)
+    Random(0).shuffle(examples)
+    of: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        if len(example.documents[0].text) < LONGEST:
+            of[example.documents[0].id].append(example)
+    return [(some[0].documents[0], some[:questions]) for some in of.values() if len(some) >= questions][:articles]
+
+
+def _tell(looks: list[Look], heads: tuple[tuple[int, int], ...]) -> None:
+    halves = [_worth([look for look in looks if look.half == half]) for half in (0, 1)]
+    print(f"{len(looks)} questions, {np.mean([look.by_head.shape[1] for look in looks]):.0f} stretches each\n")
+    head("looked at", *(f"answer among the best {count}" for count in BEST))
+    row("by similarity", *_found([(look.similarity, look.gold) for look in looks]))
+    row("by all heads", *_found([(look.by_head.sum(0), look.gold) for look in looks]))
+    for count in (1, 2, 4, 8, 16, 32):
+        chosen = [np.argsort(-worth)[:count] for worth in halves]
+        scores = [(look.by_head[chosen[1 - look.half]].sum(0), look.gold) for look in looks]
+        row(f"by the best {count} of the other half", *_found(scores))
+    worth = _worth(looks)
+    best = np.argsort(-worth)[:CHOSEN]
+    print(f"\nThe best of all: {[list(heads[index]) for index in best]}")
+    print(f"mean reciprocal rank {', '.join(f'{worth[index]:.2f}' for index in best)}")
+
+
+def _worth(looks: list[Look]) -> Numbers:
+    """The mean reciprocal rank that each head gives the best stretch with the answer, `[heads]`."""
+    ranks = [
+        1 + (look.by_head > look.by_head[:, look.gold].max(1, keepdims=True)).sum(1) for look in looks if look.gold
+    ]
+    return (1 / np.stack(ranks)).mean(0)
+
+
+def _found(scored: list[tuple[Numbers, list[int]]]) -> list[str]:
+    """How often gold is among the best."""
+    ranked = [(np.argsort(-scores), gold) for scores, gold in scored if gold]
+    return [f"{np.mean([bool(set(order[:count]) & set(gold)) for order, gold in ranked]):.2f}" for count in BEST]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
