@@ -41,7 +41,18 @@ SETS = {
     "fairytaleqa": replace(_SQUAD, task="fairytaleqa", task_options={}, limit=20),
     "squality": replace(_SQUAD, task="squality", task_options={}, part="all", limit=10),
     "qmsum": replace(_SQUAD, task="qmsum", task_options={}, limit=8),
+    **{
+        f"keys{times}": replace(_SQUAD, task="kv", task_options={"keys": 110 * times}, part="all", limit=2)
+        for times in (2, 4, 16)
+    },
 }
+
+
+# The filings that a question is about, whole.
+FILINGS = [
+    replace(_SQUAD, task="sec10q", task_options={}, part="all", limit=8, pipeline=name)
+    for name in ("closed_book", "top_k_gold", "document_gold")
+]
 
 
 def compared(run: RunSettings) -> list[RunSettings]:
@@ -56,12 +67,13 @@ def compared(run: RunSettings) -> list[RunSettings]:
 
 def main(data: Path, names: tuple[str, ...], lengths: tuple[int, ...]) -> None:
     """Print what was asked for."""
-    if unknown := [name for name in names if name not in SETS]:
-        raise SystemExit(f"unknown set {unknown[0]}; known: {', '.join(SETS)}")
+    if unknown := [name for name in names if name not in (*SETS, "sec10q")]:
+        raise SystemExit(f"unknown set {unknown[0]}; known: {', '.join(SETS)}, sec10q")
     if lengths:
         _needles(data, lengths)
     if names:
-        evaluate(data, [run for name in names for run in compared(SETS[name])])
+        runs = [run for name in names if name in SETS for run in compared(SETS[name])]
+        evaluate(data, runs + (FILINGS if "sec10q" in names else []))
 
 
 def _needles(data: Path, lengths: tuple[int, ...]) -> None:
@@ -144,6 +156,6 @@ if __name__ == "__main__":
     asked = sys.argv[2:]
     main(
         Path(sys.argv[1]),
-        tuple(name for name in asked if not name.isdigit()) or (() if asked else tuple(SETS)),
+        tuple(name for name in asked if not name.isdigit()) or (() if asked else (*SETS, "sec10q")),
         tuple(int(count) for count in asked if count.isdigit()) or (() if asked else TOKENS),
     )

@@ -1,12 +1,13 @@
-"""Passkeys in texts many times longer than the window: whether retrieval attention finds them, at every depth.
+"""Passkeys in texts many times longer than the window: whether attention finds them, at every depth.
 
 `python -m bench.passkeys PATH [TOKENS...]`. A text of so many tokens is remembered once, in `.bench/memories`.
 Each passkey then takes the place of as many of its tokens; only the chunks that it stands in are read again, and
 what they leave is put into the memory, in RAM: the same as if the whole text had been read with it. The sentence
 and the question are those of Mohtashami and Jaggi (arXiv 2305.16300).
 
-A passkey is `said` if it is in the answer, which may not be that there is none; it is `told` if it is likelier
-than each of nine that stand nowhere.
+The question looks for them, and the best of the stretches that it looks at are read (`context: document`), one or
+three; one passkey at each depth is asked for without reading anything, too (`attended`). A passkey is found if it
+stands whole in what is read, and said if it is in the answer, which may not be that there is none.
 """
 
 import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importing torch reads that)
@@ -17,10 +18,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
+from statistics import mean, median
+from time import perf_counter
+
+import numpy as np
 
 from bench.documents import MEMORIES, NEW
 from bench.kv_memory import head, note, row
-from bench.long import answering, reader_and_novel
+from bench.long import answering, nlls, reader_and_novel
 from refdesk.memory.document_memory import DocumentMemory
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.sequence import Sequence
@@ -29,16 +34,21 @@ from refdesk.reader.adapter import Adapter
 from refdesk.reader.engine import Engine
 from refdesk.reader.generation import Generation, GenerationRequest
 from refdesk.reader.model import ReaderModel
+from refdesk.reader.passage import Passage
 from refdesk.reader.prompt import encode_answer, encode_segments
+from refdesk.reader.qa import QA, Answer, AnswerOptions
 from refdesk.reader.remember import RememberOptions, entries_of, remember
+from refdesk.reader.retrieval_heads import retrieval_heads
 from refdesk.reader.submission import generated
-from refdesk.reader.whole_documents import document_front
+from refdesk.reader.whole_documents import Attended, WholeDocuments, document_front, most_attended
 
 TOKENS = (16_000, 32_000, 131_000, 524_000)
 DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 EACH = 4
-OTHERS = 9
+STRETCH, OVERLAP = 128, 32
+READ = (1, 3)
 SENTENCE = " The pass key is {0}. Remember it. {0} is the pass key. "
+SAID = "{0} is the pass key"
 QUESTION = "What is the pass key?"
 
 
@@ -85,17 +95,35 @@ class Reader:
             generated(self.engine.submit, [request])
         return memory
 
-    def asked(self, memory: DocumentMemory | None, passkeys: list[str]) -> Generation:
-        """Over the memory, or closed book; with the likelihood of these."""
+    def found(self, memory: DocumentMemory, tokens: tuple[int, ...]) -> tuple[Passage, ...]:
+        """What the question looks at most."""
+        spans = [(first, min(first + STRETCH, len(tokens))) for first in range(0, len(tokens), STRETCH - OVERLAP)]
+
+        def passages(attended: Attended, count: int) -> list[Passage]:
+            best = most_attended(attended, [np.arange(len(tokens))], [spans], count)
+            texts = [self.model.tokenizer.decode(list(tokens[slice(*spans[index])])) for _, index in best]
+            return [Passage("novel", "", text, 0, len(text), score=0.0) for text in texts]
+
+        # The index knows the text without the passkey.
+        recall = RecallRequest((memory,), exact=True, heads=retrieval_heads(self.model, memory.plan.retrieving))
+        whole = WholeDocuments(recall, passages)
+        return whole.find(QUESTION, max(READ), self.model, self.adapter, self.engine.submit)
+
+    def read(self, passages: tuple[Passage, ...], passkey: str) -> Answer:
+        """With no way out."""
+        options = AnswerOptions(max_new_tokens=NEW, adapter=self.adapter, abstain=1.0, reference=passkey)
+        return QA(lambda question, k, documents: passages, self.model, self.engine).answer(QUESTION, options)
+
+    def attended(self, memory: DocumentMemory | None, passkey: str) -> Generation:
+        """Over the memory, or closed book."""
         question = encode_segments(QUESTION, (), self.model, open_book=memory is not None)
         request = GenerationRequest(
             question.asked,
             NEW,
             front=(question.before,),
-            continuations=tuple(encode_answer(passkey, self.model) for passkey in passkeys),
+            continuations=(encode_answer(passkey, self.model),),
             adapter=self.adapter,
             abstention=None if memory is None else answering(self.model),
-            # The index knows the text without the passkey.
             recall=None if memory is None else RecallRequest((memory,), exact=True),
         )
         return self.engine.submit(request).result()
@@ -104,8 +132,12 @@ class Reader:
 def main(data: Path, lengths: tuple[int, ...] = TOKENS) -> None:
     """Print a table over lengths and depths."""
     model, adapter, novel = reader_and_novel(data)
-    print(f"bfloat16, entries {RecallRequest.entries}, {EACH} passkeys at each depth\n")
-    head("tokens", "times the window", "depth", "said", "told", "nll", "closed book nll", "what else it said")
+    print(f"bfloat16, entries {RecallRequest.entries}, stretches of {STRETCH}, {EACH} passkeys at each depth\n")
+    of = (f"{what} of {count}" for count in READ for what in ("found in the best", "said", "nll"))
+    head(
+        *("tokens", "times the window", "depth", *of, "seconds to find", "attended: said", "nll"),
+        *("closed book nll", "what else it said of the best"),
+    )
     with Engine(model) as engine:
         reader = Reader(engine, model, adapter)
         for count in lengths:
@@ -113,49 +145,45 @@ def main(data: Path, lengths: tuple[int, ...] = TOKENS) -> None:
                 _row(reader, tuple(islice(cycle(novel), count)), depth, passkeys)
 
 
-def drawn(seed: int) -> Iterator[tuple[float, list[list[str]]]]:
-    """Of each depth its passkeys, five digits each, and with each of them others."""
+def drawn(seed: int) -> Iterator[tuple[float, list[str]]]:
+    """Of each depth its passkeys, five digits each."""
     draw = random.Random(seed)
     for depth in DEPTHS:
-        yield depth, [[str(draw.randrange(10_000, 100_000)) for _ in range(1 + OTHERS)] for _ in range(EACH)]
+        yield depth, [str(draw.randrange(10_000, 100_000)) for _ in range(EACH)]
 
 
-def _row(reader: Reader, text: tuple[int, ...], depth: float, drawn: list[list[str]]) -> None:
+def _row(reader: Reader, text: tuple[int, ...], depth: float, passkeys: list[str]) -> None:
     folder = reader.remembered(text)
-    said = told = 0
-    nll: list[float] = []
-    floor: list[float] = []
-    wrong: list[str] = []
-    for passkeys in drawn:
-        sentence = SENTENCE.format(passkeys[0])
-        needle = tuple(reader.model.literal_tokenizer.encode(sentence, add_special_tokens=False).ids)
+    read: dict[int, list[Answer]] = {count: [] for count in READ}
+    seconds: list[float] = []
+    whole: list[Generation] = []
+    for number, passkey in enumerate(passkeys):
+        needle = reader.model.literal_tokenizer.encode(SENTENCE.format(passkey), add_special_tokens=False).ids
         start = int(depth * len(text))
         end = start + len(needle)
-        memory = reader.changed(folder, text[:start] + needle + text[end:], start, end)
-        answer = reader.asked(memory, passkeys)
-        likely = _means(answer)
-        nll.append(likely[0])
-        told += likely[0] == min(likely)
-        floor.append(_means(reader.asked(None, passkeys[:1]))[0])
-        if passkeys[0] in answer.text:
-            said += 1
-        else:
-            wrong.append(answer.text.strip())
-    row(
-        len(text),
-        f"{len(text) / reader.model.window:.1f}",
-        depth,
-        f"{said} of {len(drawn)}",
-        f"{told} of {len(drawn)}",
-        f"{sum(nll) / len(nll):.2f}",
-        f"{sum(floor) / len(floor):.2f}",
-        "; ".join(wrong),
-    )
-
-
-def _means(answer: Generation) -> list[float]:
-    """Of each continuation, over its tokens."""
-    return [sum(one) / len(one) for one in answer.continuation_nll]
+        tokens = text[:start] + tuple(needle) + text[end:]
+        memory = reader.changed(folder, tokens, start, end)
+        started = perf_counter()
+        found = reader.found(memory, tokens)
+        seconds.append(perf_counter() - started)
+        for count, answers in read.items():
+            answers.append(reader.read(found[:count], passkey))
+        if number == 0:
+            whole = [reader.attended(memory, passkey), reader.attended(None, passkey)]
+    cells = []
+    for answers in read.values():
+        pairs = list(zip(passkeys, answers, strict=True))
+        cells += [
+            str(
+                sum(any(f"{key} is the pass key" in one.text for one in answer.passages) for key, answer in pairs)
+            ),
+            str(sum(key in answer.text for key, answer in pairs)),
+            f"{mean(answer.reference_nll or 0.0 for answer in answers):.2f}",
+        ]
+    wrong = [one.text.strip() for key, one in zip(passkeys, read[READ[0]], strict=True) if key not in one.text]
+    said = "yes" if passkeys[0] in whole[0].text else "no"
+    where = len(text), f"{len(text) / reader.model.window:.1f}", depth
+    row(*where, *cells, f"{median(seconds):.1f}", said, nlls(whole[:1]), nlls(whole[1:]), "; ".join(wrong))
 
 
 if __name__ == "__main__":

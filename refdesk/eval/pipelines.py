@@ -45,6 +45,10 @@ class Workbench:
         """What the question is asked about, by id and in order."""
         return {document.id: document for document in example.documents} or self.corpus()
 
+    def relevant(self, example: Example) -> dict[str, Document]:
+        """Those of them that the question is about."""
+        return {id: document for id, document in self.documents(example).items() if id in example.relevance}
+
     def offsets(self, document: Document) -> NDArray[np.int32]:
         """Where each token of the text begins and ends, in characters: `[tokens, 2]`."""
         if document.id not in self._offsets:
@@ -216,6 +220,13 @@ PIPELINES: dict[str, Pipeline] = {
         "the k chunks of whole documents that the question attends to most",
         True,
         _closed_book,
+        remembers={},
+    ),
+    "document_gold": Pipeline(
+        "the k chunks of the relevant documents that the question attends to most",
+        True,
+        _closed_book,
+        needs="relevance",
         remembers={},
     ),
     "document_locret": Pipeline(

@@ -189,9 +189,9 @@ class _Reader:
         )
         try:
             if self._memories is not None:
-                documents = list(self._bench.documents(example).values())
+                only = self._bench.relevant if pipeline.needs == "relevance" else self._bench.documents
                 attended = self._bench.budget if pipeline.attends else None
-                options = replace(options, whole=self._memories.whole(documents, attended))
+                options = replace(options, whole=self._memories.whole(list(only(example).values()), attended))
             answer = qa.answer(example.question, options)
         except (PromptTooLong, MemoryTooSmall, InvalidMemory, InvalidCompression) as error:
             return _no_answer(self._plan, example, str(error))
