@@ -199,7 +199,8 @@ class _Reader:
             raise EngineClosed("the engine was closed while a document was read") from error
         if answer.finish_reason == "cancelled":  # the engine is being closed; half an answer is no score
             raise EngineClosed("the engine was closed during a question")
-        if answer.usage.passages_dropped and not pipeline.indexed:
+        given = not pipeline.indexed and pipeline.remembers is None
+        if answer.usage.passages_dropped and given:
             return _no_answer(
                 self._plan, example, "what is given fits the window only without the prompt around it"
             )

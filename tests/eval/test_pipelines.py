@@ -51,6 +51,12 @@ def test_each_pipeline_shows_what_its_name_says(model: ReaderModel) -> None:
     assert seen("top_k_gold", workbench) == [whole[0], whole[2]]
 
 
+def test_relevant_documents_are_those_that_the_question_is_about(model: ReaderModel) -> None:
+    assert list(bench(model).relevant(EXAMPLE)) == ["d0", "d2"]
+    corpus = Example("e", "When?", ("1911",), relevance={"d1": 1})
+    assert list(bench(model).relevant(corpus)) == ["d1"]
+
+
 def test_a_corpus_stands_in_for_documents_of_ones_own(model: ReaderModel) -> None:
     bare = Example("e", "When?", ("1911",), gold=(Span("d1", 0, 5),))
     assert seen("oracle", bench(model), bare) == [("d1", 0, 5)]

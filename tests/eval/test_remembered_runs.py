@@ -22,7 +22,7 @@ class Stop(Exception):
 def long_row(model: ReaderModel) -> dict[str, Any]:
     """A question about a document longer than the window."""
     text = "Somewhere is a tower. " * model.window + "The Harrow Tower was finished in 1911."
-    return ROWS[0] | {"id": "long", "documents": [{"title": "Towers", "text": text}]}
+    return ROWS[0] | {"id": "long", "documents": [{"title": "Towers", "text": text, "gold": True}]}
 
 
 def test_documents_longer_than_the_window_are_answered_over(desk: SmallDesk, model: ReaderModel) -> None:
@@ -52,7 +52,7 @@ def test_a_budget_that_holds_all_of_short_documents_is_full_attention_to_them_si
     assert found[0].values["nll"] == pytest.approx(found[1].values["nll"], abs=1e-3)
 
 
-@pytest.mark.parametrize("pipeline", ["document", "document_infinipot"])
+@pytest.mark.parametrize("pipeline", ["document", "document_infinipot", "document_gold"])
 def test_what_the_question_attends_to_in_documents_longer_than_the_window_is_read(
     desk: SmallDesk, model: ReaderModel, pipeline: str
 ) -> None:
