@@ -39,8 +39,8 @@ _SQUAD = RunSettings("squad", "full", {"context": "article"}, part="validation",
 SETS = {
     "squad": _SQUAD,
     "fairytaleqa": replace(_SQUAD, task="fairytaleqa", task_options={}, limit=20),
-    "squality": replace(_SQUAD, task="squality", task_options={}, part="all", limit=10),
-    "qmsum": replace(_SQUAD, task="qmsum", task_options={}, limit=8),
+    "squality": replace(_SQUAD, task="squality", task_options={}, part="all", limit=8),
+    "qmsum": replace(_SQUAD, task="qmsum", task_options={}, limit=6),
     **{
         f"keys{times}": replace(_SQUAD, task="kv", task_options={"keys": 110 * times}, part="all", limit=2)
         for times in (2, 4, 16)
@@ -50,7 +50,7 @@ SETS = {
 
 # The filings that a question is about, whole.
 FILINGS = [
-    replace(_SQUAD, task="sec10q", task_options={}, part="all", limit=8, pipeline=name)
+    replace(_SQUAD, task="sec10q", task_options={}, part="all", limit=5, pipeline=name)
     for name in ("closed_book", "top_k_gold", "document_gold")
 ]
 
@@ -58,10 +58,11 @@ FILINGS = [
 def compared(run: RunSettings) -> list[RunSettings]:
     """Ways to answer over the same texts."""
     thinned = [{"policy": policy, "budget": ATTENDED} for policy in ("locret", "infinipot")]
+    few = max(5, (run.limit or 0) // 4)  # these read all of it again for every question
     return [
         *(replace(run, pipeline=name) for name in ("closed_book", "truncation", "top_k", "document", "attended")),
         *(replace(run, pipeline=f"document_{policy}") for policy in ("locret", "infinipot")),
-        *(replace(run, pipeline="full", reading="together", memory=memory) for memory in thinned),
+        *(replace(run, pipeline="full", reading="together", memory=memory, limit=few) for memory in thinned),
     ]
 
 
