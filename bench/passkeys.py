@@ -45,7 +45,7 @@ from refdesk.reader.whole_documents import Attended, WholeDocuments, document_fr
 TOKENS = (16_000, 32_000, 131_000, 524_000)
 DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 EACH = 4
-STRETCH, OVERLAP = 128, 32
+STRETCH, OVERLAP = 200, 40  # as the chunks of a collection
 READ = (1, 3)
 SENTENCE = " The pass key is {0}. Remember it. {0} is the pass key. "
 SAID = "{0} is the pass key"
