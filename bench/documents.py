@@ -38,9 +38,9 @@ ATTENDED = 512
 _SQUAD = RunSettings("squad", "full", {"context": "article"}, part="validation", limit=40, budget=ATTENDED, k=3)
 SETS = {
     "squad": _SQUAD,
-    "fairytaleqa": replace(_SQUAD, task="fairytaleqa", task_options={}, limit=20),
-    "squality": replace(_SQUAD, task="squality", task_options={}, part="all", limit=8),
-    "qmsum": replace(_SQUAD, task="qmsum", task_options={}, limit=6),
+    "fairytaleqa": replace(_SQUAD, task="fairytaleqa", task_options={}, limit=12),
+    "squality": replace(_SQUAD, task="squality", task_options={}, part="all", limit=5),
+    "qmsum": replace(_SQUAD, task="qmsum", task_options={}, limit=5),
     **{
         f"keys{times}": replace(_SQUAD, task="kv", task_options={"keys": 110 * times}, part="all", limit=2)
         for times in (2, 4, 16)
