@@ -8,7 +8,7 @@ from pathlib import Path
 NAMES = ("ingest", "answers", "engine", "kv_memory", "runs", "kills", "bad_input", "evaluation_kills")
 # An hour and more, so only when it is named.
 LONG = ("evaluation", "memory_quality", "soak", "craft", "abstention", "long", "documents", "passkeys")
-LONG += ("compression",)
+LONG += ("compression", "retrieval_heads")
 
 
 def main() -> int:

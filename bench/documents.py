@@ -34,7 +34,7 @@ TOKENS = (4_000, 16_000, 32_000, 131_000, 524_000)
 NEW = 16
 ATTENDED = 512
 
-# Whole texts, at about as many entries attended to as a prompt of so many tokens has.
+# Whole texts; what is cut, attended to or held has about as many tokens as three chunks.
 _SQUAD = RunSettings("squad", "full", {"context": "article"}, part="validation", limit=40, budget=ATTENDED, k=3)
 SETS = {
     "squad": _SQUAD,
@@ -58,7 +58,7 @@ FILINGS = [
 def compared(run: RunSettings) -> list[RunSettings]:
     """Ways to answer over the same texts."""
     thinned = [{"policy": policy, "budget": ATTENDED} for policy in ("locret", "infinipot")]
-    few = max(5, (run.limit or 0) // 4)  # these read all of it again for every question
+    few = min(run.limit or 5, max(5, (run.limit or 0) // 4))  # these read all of it again for every question
     return [
         *(replace(run, pipeline=name) for name in ("closed_book", "truncation", "top_k", "document", "attended")),
         *(replace(run, pipeline=f"document_{policy}") for policy in ("locret", "infinipot")),

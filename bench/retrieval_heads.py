@@ -78,6 +78,8 @@ def main(data: Path, articles: int = ARTICLES, questions: int = QUESTIONS) -> No
                     if any(span.start < one.end and one.start < span.end for span in example.gold)
                 ]
                 looks.append(Look(by_head, vectors @ embedder.embed([example.question])[0], gold, number % 2))
+    if len({look.half for look in looks if look.gold}) < 2:
+        raise SystemExit(f"{articles} articles of {questions} questions are too few to measure on one half")
     _tell(looks, heads)
 
 

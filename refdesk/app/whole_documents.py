@@ -1,4 +1,4 @@
-"""Whole documents for an answer: their memories, and what of them is cited."""
+"""Whole documents for an answer: their memories, and which of their passages are looked at."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -35,15 +35,14 @@ def whole_documents(
     entries: int,
     read: bool,
 ) -> "WholeDocuments":
-    """What an answer is made over: these documents of the collection, attended to, or `read` where that points.
+    """What an answer is made over: these documents of the collection. `read`: what the question looks at is;
+    else the answer attends to all of them.
 
     Raises:
         MemoryNotFound: some have no memory for this model and adapter.
         InvalidMemory: `entries` out of range, or memories that cannot be attended to together.
     """
-    from refdesk.memory.unlimiformer import RecallRequest
-    from refdesk.reader.retrieval_heads import retrieval_heads
-    from refdesk.reader.whole_documents import WholeDocuments, most_attended
+    from refdesk.reader.whole_documents import WholeDocuments, looking_through, most_attended
 
     reader = reader_fingerprint(desk.reader[0], adapter)
     opened = [desk.memories.open(document, reader) for document in documents]
@@ -60,9 +59,8 @@ def whole_documents(
         scores = {chunks[number][index][0]: 1 / rank for rank, (number, index) in enumerate(best, start=1)}
         return passages_of(desk.engine, store.hits(scores, count))
 
-    memories = tuple(one.memory for one in found)
-    heads = retrieval_heads(desk.reader[0], memories[0].plan.retrieving)
-    return WholeDocuments(RecallRequest(memories, entries, heads=heads), passages, read)
+    recall = looking_through(tuple(one.memory for one in found), entries, desk.reader[0])
+    return WholeDocuments(recall, passages, read)
 
 
 def not_remembered(

@@ -1,4 +1,4 @@
-"""Documents of questions, read whole into memories that their answers attend to."""
+"""Documents of questions, read whole into memories that questions look through, or answers attend to."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from refdesk.reader.remember import RememberOptions
     from refdesk.reader.whole_documents import Attended, EncodedDocument, WholeDocuments
 
-_CHUNK = 200  # tokens of a stretch that is found, as the chunks of a collection
+_CHUNK = 200  # tokens of a stretch that is found, as a chunk of a collection has at most
 _HELD_BYTES = 2**31
 
 
 @dataclass(frozen=True)
 class _Remembered:
-    """A document in memory, and the stretches of it that can be cited."""
+    """A document in memory, and the stretches of it that can be found."""
 
     document: Document
     encoded: "EncodedDocument"
@@ -35,7 +35,7 @@ class _Remembered:
 
 class Memories:
     """Memories in RAM of the documents that are asked about, each made when it is first asked about; of the oldest
-    no more are held than 2 GiB, beside those in use. `count_tokens` measures the stretches that are cited.
+    no more are held than 2 GiB, beside those in use. `count_tokens` measures the stretches that are found.
     `progress` is called after every chunk that is read; what it raises ends the reading."""
 
     def __init__(
@@ -67,8 +67,7 @@ class Memories:
             Interrupted, EngineClosed: the engine is closed.
         """
         from refdesk.memory.unlimiformer import RecallRequest
-        from refdesk.reader.retrieval_heads import retrieval_heads
-        from refdesk.reader.whole_documents import WholeDocuments, most_attended
+        from refdesk.reader.whole_documents import WholeDocuments, looking_through, most_attended
 
         found = [self._remembered(document) for document in documents]
         near = sum(one.memory.plan.held_near for one in found)
@@ -85,10 +84,9 @@ class Memories:
                 for number, index in most_attended(mass, starts, spans, count)
             ]
 
-        memories = tuple(one.memory for one in found)
         entries = RecallRequest.entries if attended is None else attended - near
-        heads = retrieval_heads(self._model, memories[0].plan.retrieving)
-        return WholeDocuments(RecallRequest(memories, entries, heads=heads), passages, read=attended is None)
+        recall = looking_through(tuple(one.memory for one in found), entries, self._model)
+        return WholeDocuments(recall, passages, read=attended is None)
 
     def _remembered(self, document: Document) -> _Remembered:
         from refdesk.reader.remember import remember

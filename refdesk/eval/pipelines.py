@@ -222,13 +222,6 @@ PIPELINES: dict[str, Pipeline] = {
         _closed_book,
         remembers={},
     ),
-    "document_gold": Pipeline(
-        "the k chunks of the relevant documents that the question attends to most",
-        True,
-        _closed_book,
-        needs="relevance",
-        remembers={},
-    ),
     "document_locret": Pipeline(
         "the same over an eighth of their entries, chosen by retaining heads",
         True,
@@ -240,6 +233,13 @@ PIPELINES: dict[str, Pipeline] = {
         True,
         _closed_book,
         remembers={"rate": 8.0, "keep": "infinipot"},
+    ),
+    "document_gold": Pipeline(
+        "the k chunks of the relevant documents, held whole, that the question attends to most",
+        True,
+        _closed_book,
+        needs="relevance",
+        remembers={},
     ),
     "attended": Pipeline(
         "whole documents, of which the answer attends to as many entries as the budget has tokens",

@@ -34,14 +34,14 @@ _DEFAULT_K = 3
 
 @dataclass(frozen=True)
 class RunSettings:
-    """`task`: a name of `refdesk.eval.tasks`, or of an uploaded data set. `part`: of its questions, those that may
-    be trained on or those that are kept back; see `refdesk.eval.part`. `limit`: that many of them, drawn by
-    `seed`; None for all. `k`, `search`: of pipelines that retrieve, in chunks. `budget`: of pipelines that cut, in
-    tokens of the reader. `collection`: where a data set without documents of its own is asked. `metrics`: None for
-    those that the task names. `benchmarks`: where the data of named tasks lie; see `benchmark_folder`. None
-    elsewhere: the task's default. `reading`, `memory`, `compression`, `form`, `abstain`, `adapter`: as a
-    question's options; memory None keeps everything, compression None too, adapter None is the service's own.
-    Answers are greedy.
+    """`task`: a name of `refdesk.eval.tasks`, or of an uploaded data set. `part`: of its questions, those that
+    may be trained on or those that are kept back; see `refdesk.eval.part`. `limit`: that many of them, drawn by
+    `seed`; None for all. `k`: of pipelines that find chunks, `search`: of those that retrieve them. `budget`: of
+    pipelines that cut or attend, in tokens of the reader. `collection`: where a data set without documents of
+    its own is asked. `metrics`: None for those that the task names. `benchmarks`: where the data of named tasks
+    lie; see `benchmark_folder`. None elsewhere: the task's default. `reading`, `memory`, `compression`, `form`,
+    `abstain`, `adapter`: as a question's options; memory None keeps everything, compression None too, adapter
+    None is the service's own. Answers are greedy.
     """
 
     task: str

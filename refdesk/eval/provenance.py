@@ -12,14 +12,24 @@ from refdesk.retriever.collections import get_collection
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "sentence-transformers", "faiss-cpu", "numpy")
 # Other answers could come from these; a run that began with one of them goes on with no other.
-DECISIVE = ("data", "model", "model_fingerprint", "dtype", "adapter", "heads", "embedder", "collection")
+DECISIVE = (
+    *("data", "model", "model_fingerprint", "dtype", "adapter", "heads", "retrieval_heads", "embedder"),
+    "collection",
+)
 
 
 def versions(
-    desk: Desk, *, reads: bool, indexed: bool, adapter: str | None = None, collection: str | None = None
+    desk: Desk,
+    *,
+    reads: bool,
+    indexed: bool,
+    remembers: bool = False,
+    adapter: str | None = None,
+    collection: str | None = None,
 ) -> dict[str, str]:
-    """Libraries, machine, and the models that are used: the reader with its `adapter` and their retaining heads if
-    the run `reads`, the embedder if its documents are `indexed`, the `collection` that a user filled."""
+    """Libraries, machine, and the models that are used: the reader with its `adapter` and their retaining heads
+    if the run `reads`, the embedder if its documents are `indexed` or it `remembers` them, and then the
+    retrieval heads that look through them; the `collection` that a user filled."""
     found = {"refdesk": refdesk.__version__, "python": platform.python_version()}
     for library in _LIBRARIES:
         try:
@@ -37,8 +47,13 @@ def versions(
         found["adapter"] = "none" if used is None else f"{used.name} {used.fingerprint}"
         heads = desk.heads(used)
         found["heads"] = "none" if heads is None else heads.fingerprint
-    if indexed:
+    if indexed or remembers:
         found["embedder"] = desk.embedder.name
+    if remembers:
+        from refdesk.reader.forward import cache_shape
+        from refdesk.reader.retrieval_heads import retrieval_heads
+
+        found["retrieval_heads"] = str(retrieval_heads(desk.reader[0], range(cache_shape(desk.reader[0]).layers)))
     if collection is not None:
         asked = get_collection(desk.engine, collection)
         found["collection"] = f"{asked.name} {asked.id} at revision {asked.revision}"

@@ -80,6 +80,7 @@ def _check_provenance(desk: Desk, run: Run, plan: Plan) -> None:
         desk,
         reads=not plan.task.retrieval_only,
         indexed=plan.pipeline.indexed,
+        remembers=plan.pipeline.remembers is not None,
         adapter=plan.settings.adapter,
         collection=plan.settings.collection,
     )

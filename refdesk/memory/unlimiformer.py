@@ -62,6 +62,8 @@ class RecallRequest:
             raise InvalidMemory("the memories were made by readers that differ; expected the same for all")
         if len({memory.plan.retrieving for memory in self.memories}) > 1:
             raise InvalidMemory("the memories differ in the layers that retrieve; expected the same for all")
+        if self.heads is not None and not self.heads:
+            raise InvalidMemory("heads is (); expected at least one, or None for all")
         if self.places == "scaled" and (self.span is None or self.span <= self.near):
             raise InvalidMemory(f"span is {self.span}; expected more than {self.near}, what is near")
 

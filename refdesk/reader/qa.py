@@ -31,7 +31,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs 
     from refdesk.reader.whole_documents import WholeDocuments
 
 _CITED = 5  # passages that citations are looked for in, where none are read
-
 NOTHING_FOUND = "I could not find anything about this in the collection."
 
 Retrieve = Callable[[str, int, tuple[str, ...] | None], Sequence[Passage]]
@@ -196,6 +195,7 @@ class QA:
             MemoryTooSmall: they can never fit the memory that the engine may use.
             DeadlineExceeded: the time was over before the first word. Later it ends the answer, whose
                 `finish_reason` is then `deadline`.
+            MemoryMismatch: others than model and adapter made the memories of whole documents.
             EngineClosed: the engine is closed.
         """
         if not question.strip():
@@ -347,8 +347,7 @@ class QA:
 def _interrupted(
     interrupted: Interrupted, passages: tuple[Passage, ...], options: AnswerOptions, clock: Clock
 ) -> Iterator[Event]:
-    """The end of an answer that was interrupted before anything was read. Raises DeadlineExceeded if it was
-    late."""
+    """The end of an answer for which nothing was read. Raises DeadlineExceeded if it was late."""
     if interrupted.reason == "deadline" and options.deadline_s is not None:
         raise DeadlineExceeded(options.deadline_s) from interrupted
     yield Retrieved(passages)

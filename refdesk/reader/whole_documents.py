@@ -2,17 +2,19 @@
 read."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from refdesk.memory.document_memory import DocumentMemory
 from refdesk.memory.unlimiformer import RecallRequest
 from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.passage import Passage
 from refdesk.reader.prompt import encode_segments, passage_head, passage_text
+from refdesk.reader.retrieval_heads import retrieval_heads
 from refdesk.reader.submission import Submit, generated
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class WholeDocuments:
         Raises:
             Interrupted: that was cancelled, or late.
             MemoryMismatch: others than `model` and `adapter` made the memories.
+            PromptTooLong, MemoryTooSmall, EngineClosed: see `Engine.submit`.
         """
         segments = encode_segments(question, (), model, open_book=True)
         request = GenerationRequest(
@@ -73,6 +76,16 @@ def encode_document(title: str, text: str, model: "ReaderModel") -> EncodedDocum
 def document_front(model: "ReaderModel") -> tuple[tuple[int, ...], ...]:
     """What stands in front of documents as they are read, and of the questions that attend to them."""
     return (encode_segments("", (), model, open_book=True).before,)
+
+
+def looking_through(memories: tuple[DocumentMemory, ...], entries: int, model: "ReaderModel") -> RecallRequest:
+    """Memories as questions look through them: by the retrieval heads of `model`, where such are known.
+
+    Raises:
+        InvalidMemory: see RecallRequest.
+    """
+    recall = RecallRequest(memories, entries)
+    return replace(recall, heads=retrieval_heads(model, recall.memories[0].plan.retrieving))
 
 
 def most_attended(

@@ -78,8 +78,8 @@ def test_whole_documents_need_a_memory_where_they_are_asked_for_and_auto_takes_t
     assert context_of("auto", form="long") == "passages"
     assert context_of("auto", **long, k=40) == "passages"
     assert context_of("auto", **long | {"documents": ("a.txt", "b/c.txt")}) == "passages"
-    assert context_of("auto", **long, reading="apart") == "passages"
-    assert context_of("auto", **long, shorten=desk.shortener(compression_options({"rate": 4}))) == "passages"
+    assert context_of("auto", **long, reading="apart") == "document"
+    assert context_of("auto", **long, shorten=desk.shortener(compression_options({"rate": 4}))) == "document"
     assert context_of("passages", **long) == "passages"
 
 

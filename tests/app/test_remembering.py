@@ -12,10 +12,11 @@ from refdesk.app.jobs import cancel_job, get_job
 from refdesk.app.memories import MemoryNotFound
 from refdesk.app.remembering import MemorySettings, Remembering
 from refdesk.app.worker import Cancelled
+from refdesk.compressor.options import compression_options
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import memory_options
 from refdesk.reader.cancellation import Cancellation
-from refdesk.reader.errors import DeadlineExceeded, InvalidOption
+from refdesk.reader.errors import DeadlineExceeded, Interrupted, InvalidOption
 from refdesk.reader.qa import QA, AnswerOptions, Done, Retrieved
 from refdesk.retriever.documents import document_text, get_document
 from refdesk.retriever.errors import InvalidUpload, UnknownDocument
@@ -77,11 +78,33 @@ def test_what_a_question_attends_to_most_is_read_as_the_passages_that_it_is(desk
     assert (thinned.passages_used, thinned.memory_policy) == (2, "kv_compress")
 
 
+def test_what_is_found_is_shortened_and_quoted_as_any_passages_are(desk: SmallDesk) -> None:
+    remember(desk, "a.txt")
+    shorten = desk.shortener(compression_options({"strategy": "best", "budget": 15}))
+    answer = ask(desk, AnswerContext("document"), documents=("a.txt",), k=4, shorten=shorten, form="quote")
+    assert (answer.usage.context, answer.usage.passages_retrieved) == ("document", 4)
+    assert (answer.usage.compression.strategy, answer.usage.compression.tokens_after) == ("best", 15)
+    assert len(answer.passages) == 1
+
+
+def test_a_question_that_finds_nothing_has_no_answer(desk: SmallDesk) -> None:
+    remember(desk, "a.txt")
+    whole = desk.whole_documents(papers(desk), ["a.txt"], None)
+    nothing = AnswerOptions(whole=replace(whole, passages=lambda attended, count: []))
+    assert desk.qa("papers").answer(QUESTION, nothing).finish_reason == "no_passages"
+
+
 def test_looking_for_passages_ends_with_the_answers_deadline_and_its_cancellation(desk: SmallDesk) -> None:
     remember(desk, "a.txt")
     qa, options = desk.qa("papers"), AnswerOptions(whole=desk.whole_documents(papers(desk), ["a.txt"], None))
     with pytest.raises(DeadlineExceeded):
         qa.answer(QUESTION, replace(options, deadline_s=1e-6))
+    model, engine = desk.reader
+    assert options.whole is not None
+    with pytest.raises(Interrupted):
+        options.whole.find(
+            QUESTION, 3, model, None, lambda request: engine.submit(replace(request, deadline_s=1e-9))
+        )
     cancellation = Cancellation()
     cancellation.cancel()
     *events, done = qa.stream(QUESTION, options, cancellation)

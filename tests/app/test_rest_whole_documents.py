@@ -1,5 +1,6 @@
 """Documents remembered and answered over, over REST."""
 
+import json
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -57,6 +58,8 @@ def test_a_remembered_document_is_answered_over_with_exact_citations(client: htt
     read = ask(client, name, context="document", documents=["story.txt"], k=2).raise_for_status().json()
     assert (read["usage"]["context"], read["usage"]["document_tokens"]) == ("document", memory["tokens"])
     assert (read["usage"]["passages_used"], len(read["passages"])) == (2, 2)
+    told = ask(client, name, context="document", documents=["story.txt"], k=2, stream=True).text
+    assert all(json.dumps(passage["text"])[1:-1] in told.split("event: token")[0] for passage in read["passages"])
     for passage in read["passages"]:
         assert source[passage["start"] : passage["end"]] == passage["text"]
     assert ask(client, name, context="passages").json()["usage"]["context"] == "passages"

@@ -10,6 +10,7 @@ from refdesk.reader.engine import Engine
 from refdesk.reader.errors import EngineClosed
 from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.model import ReaderModel
+from refdesk.reader.remember import RememberOptions, remember
 from refdesk.reader.stream import Stream
 from tests.eval.conftest import ROWS, SmallDesk, jsonl
 from tests.eval.runs import SETTINGS, begin, finish, scores
@@ -54,13 +55,23 @@ def test_a_budget_that_holds_all_of_short_documents_is_full_attention_to_them_si
 
 @pytest.mark.parametrize("pipeline", ["document", "document_infinipot", "document_gold"])
 def test_what_the_question_attends_to_in_documents_longer_than_the_window_is_read(
-    desk: SmallDesk, model: ReaderModel, pipeline: str
+    desk: SmallDesk, model: ReaderModel, pipeline: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read: list[RememberOptions] = []
+
+    def noting(submit: Any, model: Any, tokens: Any, front: Any, options: RememberOptions, **more: Any) -> Any:
+        read.append(options)
+        return remember(submit, model, tokens, front, options, **more)
+
+    monkeypatch.setattr("refdesk.reader.remember.remember", noting)
     run = begin(desk, jsonl(ROWS[0], long_row(model)), replace(SETTINGS, pipeline=pipeline, k=1))
     finish(desk, run)
     rows = scores(desk, run)
     assert [(score.error, score.values["passages_used"]) for score in rows] == [(None, 1), (None, 1)]
-    assert all(len(score.answer) > 0 for score in rows)
+    if pipeline == "document_gold":
+        assert rows[0].values["kept_gold"] == 1
+    (rate,) = {options.rate for options in read}
+    assert rate == (8 if pipeline == "document_infinipot" else 1)
 
 
 def test_without_heads_they_choose_nothing_and_the_run_says_so_at_once(desk: SmallDesk) -> None:

@@ -38,7 +38,7 @@ abstain_option = click.option(
     type=click.Choice(get_args(AskedContext)),
     default="passages",
     show_default=True,
-    help="Answer over passages that are retrieved, or over whole documents that are remembered.",
+    help="Passages that are retrieved, or found in remembered documents, or attend to these themselves.",
 )
 @click.option("--entries", type=int, help="How much of whole documents is attended to at a time.  [default: 64]")
 @click.option("--max-new-tokens", type=int, help="64 for a short answer, 256 for a long one, 160 with a quote.")

@@ -43,7 +43,8 @@ class AnswersController(Controller):
     ) -> Response[AnswerMessage] | ServerSentEvent:
         """Answer a question from a collection's documents.
 
-        With `context`, over whole documents that are remembered.
+        With `context`, from passages that the question finds in whole documents that are remembered, or over
+        these.
 
         With `"stream": true`, or `Accept: text/event-stream`, the answer comes as server-sent events:
         `retrieval`, `token`…, `citation`…, `usage`, `done`; or `error` with a problem.
