@@ -84,7 +84,8 @@ def test_documents_are_remembered_and_answered_over(data: Path, tmp_path: Path) 
     asked = refdesk(data, *over, "--entries", "64", "--json")
     assert asked.returncode == 0, asked.stderr
     assert json.loads(asked.stdout)["usage"]["document_tokens"] == memory["tokens"]
-    assert re.search(r"read together, found in documents of [\d,]+ tokens", refdesk(data, *over).stderr)
+    told = " ".join(refdesk(data, *over).stderr.split())
+    assert re.search(r"read together, found in documents of [\d,]+ tokens", told)
     attended = ("ask", "When was number 7 built?", "--context", "attended", "--document", "story.txt")
     assert re.search(r"over documents of [\d,]+ tokens", refdesk(data, *attended).stderr)
     refused = refdesk(data, *attended, "--memory", "rate=8")
