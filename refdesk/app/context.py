@@ -28,8 +28,8 @@ class AnswerContext:
     (`document`); these themselves, `attended` to by question and answer; or `auto`. `entries`: how many far
     entries of documents a row attends to in each layer and KV head; None for 64.
 
-    `auto` is `document` for a long answer over named documents whose chunks are more than `k`, if each has a
-    memory.
+    `auto` is `document` for an answer over named documents whose chunks are more than `k`, if each has a memory
+    and the answer is not a long one: there retrieved passages were better (docs/results.md).
 
     Raises:
         InvalidOption: a value out of range, or one that would have no effect.
@@ -88,7 +88,7 @@ class AnswerContext:
 def _wants_whole(desk: Desk, collection: Collection, options: AnswerOptions) -> bool:
     """By `auto`."""
     named = set(options.documents or ())
-    if options.form != "long" or not 1 <= len(named) <= _MOST:
+    if options.form == "long" or not 1 <= len(named) <= _MOST:
         return False
     found = [get_document(desk.engine, collection, source) for source in named]
     chunks = {document.id: document.num_chunks for document in found}

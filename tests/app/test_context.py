@@ -65,22 +65,22 @@ def test_whole_documents_need_a_memory_where_they_are_asked_for_and_auto_takes_t
     def context_of(asked: str, **options: Any) -> str:
         return str(ask(desk, AnswerContext(asked), **options).usage.context)  # type: ignore[arg-type]
 
-    long = {"form": "long", "documents": ("a.txt",)}
+    named = {"documents": ("a.txt",)}
     with pytest.raises(MemoryNotFound, match=r"of 'a\.txt'"):
         context_of("document", documents=("a.txt",))
     with pytest.raises(MemoryNotFound, match=r"b/c\.txt"):
         context_of("document", k=40)
-    assert context_of("auto", **long) == "passages"
+    assert context_of("auto", **named) == "passages"
     remember(desk, "a.txt")
     assert context_of("document", k=40) == "document"
-    assert context_of("auto", **long) == "document"
-    assert context_of("auto", documents=("a.txt",)) == "passages"
-    assert context_of("auto", form="long") == "passages"
-    assert context_of("auto", **long, k=40) == "passages"
-    assert context_of("auto", **long | {"documents": ("a.txt", "b/c.txt")}) == "passages"
-    assert context_of("auto", **long, reading="apart") == "document"
-    assert context_of("auto", **long, shorten=desk.shortener(compression_options({"rate": 4}))) == "document"
-    assert context_of("passages", **long) == "passages"
+    assert context_of("auto", **named) == "document"
+    assert context_of("auto", **named, form="long") == "passages"
+    assert context_of("auto") == "passages"
+    assert context_of("auto", **named, k=40) == "passages"
+    assert context_of("auto", documents=("a.txt", "b/c.txt")) == "passages"
+    assert context_of("auto", **named, reading="apart") == "document"
+    assert context_of("auto", **named, shorten=desk.shortener(compression_options({"rate": 4}))) == "document"
+    assert context_of("passages", **named) == "passages"
 
 
 def test_an_empty_collection_has_nothing_to_attend_to(desk: SmallDesk) -> None:

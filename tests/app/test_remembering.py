@@ -141,7 +141,7 @@ def test_what_is_remembered_is_not_read_again_unless_it_is_to_be_otherwise(desk:
     assert (before.plan.retrieving, after.plan.retrieving) == ((1, 2), (2,))
     with pytest.raises(InvalidMemory, match="differ in the layers"):
         desk.whole_documents(papers(desk), ["a.txt", "b/c.txt"], None)
-    both = {"documents": ("a.txt", "b/c.txt"), "form": "long"}
+    both = {"documents": ("a.txt", "b/c.txt")}
     assert ask(desk, AnswerContext("auto"), **both).usage.context == "passages"
     alone = (entry.card.tokens for entry in desk.memories.list(papers(desk)))
     assert ask(desk, AnswerContext("document"), k=40).usage.document_tokens in alone

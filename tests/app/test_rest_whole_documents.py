@@ -63,7 +63,8 @@ def test_a_remembered_document_is_answered_over_with_exact_citations(client: htt
     for passage in read["passages"]:
         assert source[passage["start"] : passage["end"]] == passage["text"]
     assert ask(client, name, context="passages").json()["usage"]["context"] == "passages"
-    assert ask(client, name, context="auto", documents=["story.txt"]).json()["usage"]["context"] == "passages"
+    assert ask(client, name, context="auto", documents=["story.txt"]).json()["usage"]["context"] == "document"
+    assert ask(client, name, context="auto").json()["usage"]["context"] == "passages"
 
 
 def test_memories_are_listed_with_what_they_are(client: httpx.Client, name: str) -> None:
