@@ -36,23 +36,7 @@ ATTENDED = 512
 
 # Whole texts; what is cut, attended to or held has about as many tokens as three chunks.
 _SQUAD = RunSettings("squad", "full", {"context": "article"}, part="validation", limit=40, budget=ATTENDED, k=3)
-SETS = {
-    "squad": _SQUAD,
-    "fairytaleqa": replace(_SQUAD, task="fairytaleqa", task_options={}, limit=12),
-    "squality": replace(_SQUAD, task="squality", task_options={}, part="all", limit=5),
-    "qmsum": replace(_SQUAD, task="qmsum", task_options={}, limit=5),
-    **{
-        f"keys{times}": replace(_SQUAD, task="kv", task_options={"keys": 110 * times}, part="all", limit=2)
-        for times in (2, 4, 16)
-    },
-}
-
-
-# The filings that a question is about, whole.
-FILINGS = [
-    replace(_SQUAD, task="sec10q", task_options={}, part="all", limit=5, pipeline=name)
-    for name in ("closed_book", "top_k_gold", "document_gold")
-]
+_OTHER = replace(_SQUAD, task_options={}, limit=5)
 
 
 def compared(run: RunSettings) -> list[RunSettings]:
@@ -66,15 +50,33 @@ def compared(run: RunSettings) -> list[RunSettings]:
     ]
 
 
+SETS = {
+    "squad": compared(_SQUAD),
+    "fairytaleqa": compared(replace(_OTHER, task="fairytaleqa", limit=12)),
+    "squality": compared(replace(_OTHER, task="squality", part="all")),
+    "qmsum": compared(replace(_OTHER, task="qmsum")),
+    **{
+        f"keys{times}": compared(
+            replace(_OTHER, task="kv", task_options={"keys": 110 * times}, part="all", limit=2)
+        )
+        for times in (2, 4, 16)
+    },
+    # The filings that a question is about.
+    "sec10q": [
+        replace(_OTHER, task="sec10q", part="all", pipeline=name)
+        for name in ("closed_book", "top_k_gold", "document_gold")
+    ],
+}
+
+
 def main(data: Path, names: tuple[str, ...], lengths: tuple[int, ...]) -> None:
     """Print what was asked for."""
-    if unknown := [name for name in names if name not in (*SETS, "sec10q")]:
-        raise SystemExit(f"unknown set {unknown[0]}; known: {', '.join(SETS)}, sec10q")
+    if unknown := [name for name in names if name not in SETS]:
+        raise SystemExit(f"unknown set {unknown[0]}; known: {', '.join(SETS)}")
     if lengths:
         _needles(data, lengths)
     if names:
-        runs = [run for name in names if name in SETS for run in compared(SETS[name])]
-        evaluate(data, runs + (FILINGS if "sec10q" in names else []))
+        evaluate(data, [run for name in names for run in SETS[name]])
 
 
 def _needles(data: Path, lengths: tuple[int, ...]) -> None:
@@ -157,6 +159,6 @@ if __name__ == "__main__":
     asked = sys.argv[2:]
     main(
         Path(sys.argv[1]),
-        tuple(name for name in asked if not name.isdigit()) or (() if asked else (*SETS, "sec10q")),
+        tuple(name for name in asked if not name.isdigit()) or (() if asked else tuple(SETS)),
         tuple(int(count) for count in asked if count.isdigit()) or (() if asked else TOKENS),
     )

@@ -15,7 +15,7 @@ import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importi
 import random
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import mean, median
@@ -38,9 +38,14 @@ from refdesk.reader.passage import Passage
 from refdesk.reader.prompt import encode_answer, encode_segments
 from refdesk.reader.qa import QA, Answer, AnswerOptions
 from refdesk.reader.remember import RememberOptions, entries_of, remember
-from refdesk.reader.retrieval_heads import retrieval_heads
 from refdesk.reader.submission import generated
-from refdesk.reader.whole_documents import Attended, WholeDocuments, document_front, most_attended
+from refdesk.reader.whole_documents import (
+    Attended,
+    WholeDocuments,
+    document_front,
+    looking_through,
+    most_attended,
+)
 
 TOKENS = (16_000, 32_000, 131_000, 524_000)
 DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -105,7 +110,7 @@ class Reader:
             return [Passage("novel", "", text, 0, len(text), score=0.0) for text in texts]
 
         # The index knows the text without the passkey.
-        recall = RecallRequest((memory,), exact=True, heads=retrieval_heads(self.model, memory.plan.retrieving))
+        recall = replace(looking_through((memory,), RecallRequest.entries, self.model), exact=True)
         whole = WholeDocuments(recall, passages)
         return whole.find(QUESTION, max(READ), self.model, self.adapter, self.engine.submit)
 

