@@ -1,7 +1,8 @@
 """What compression is worth: the answers of the default model with its adapter, and the time they take.
 
-`python -m bench.compression PATH [QUESTIONS [NAME...]]`: names are those of `SETS`, and `times`; all of them, if
-none is named. Scores are kept in `.bench/evaluation`, as those of `bench.evaluation`.
+`python -m bench.compression PATH [QUESTIONS [NAME...]]`: names are those of `SETS`, `times`, and `stored`: what
+it would save if likelihoods without the question were known from ingestion; all of them, if none is named.
+Scores are kept in `.bench/evaluation`, as those of `bench.evaluation`.
 """
 
 import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importing torch reads that)
@@ -9,7 +10,7 @@ import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importi
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from bench.kv_memory import head, load, note, row
 from bench.runs import QUESTIONS as ASKED
 from bench.runs import passages_of
 from refdesk.app.compression import PassageCompression, engine_tools
+from refdesk.compressor.compressor import Tools
 from refdesk.compressor.options import compression_options
 from refdesk.compressor.strategies import STRATEGIES
 from refdesk.eval.plan import RunSettings
@@ -26,11 +28,16 @@ from refdesk.reader.engine import Engine
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
 from refdesk.reader.qa import QA, AnswerOptions
+from refdesk.reader.scoring import EngineScorer, Prior
+from refdesk.reader.submission import Submit
 from refdesk.reader.usage import Usage
 from refdesk.retriever.embedder import Embedder
 
+MakeTools = Callable[[Submit], Tools]
+
 QUESTIONS = 100
 RATES = (2, 4)
+UNEVEN = (3, 6)  # no whole number of passages is so much, so tokens are scored and taken out
 POSITIONS = (0, 4, 9, 14, 19)
 GUIDED: dict[str, Any] = {"strategy": "perception", "guiding": 3}
 FILLED: dict[str, Any] = {"strategy": "perception", "belief": 1}  # the paper's: as much as the budget has room for
@@ -113,14 +120,78 @@ SETS: dict[str, Callable[[], list[RunSettings]]] = {
 
 def main(data: Path, questions: int, names: tuple[str, ...]) -> None:
     """Do what is not done yet, and print the tables."""
-    if unknown := [name for name in names if name not in (*SETS, "times")]:
-        raise SystemExit(f"unknown set {unknown[0]}; known: {', '.join(SETS)}, times")
-    wanted = names or (*SETS, "times")
+    known = (*SETS, "times", "stored")
+    if unknown := [name for name in names if name not in known]:
+        raise SystemExit(f"unknown set {unknown[0]}; known: {', '.join(known)}")
+    wanted = names or known
     runs = [replace(run, limit=questions) for name, make in SETS.items() if name in wanted for run in make()]
     if runs:
         evaluate(data, runs, KV_MEMORY_MB)
     if "times" in wanted:
         times(data)
+    if "stored" in wanted:
+        stored(data)
+
+
+class Stored(EngineScorer):
+    """One whose likelihoods of texts behind nothing are `known` from an earlier question, as ingestion could leave
+    them."""
+
+    def __init__(self, model: ReaderModel, submit: Submit, known: dict[tuple[int, ...], list[float]]) -> None:
+        super().__init__(model, submit)
+        self._known = known
+
+    def nll(self, priors: Sequence[Prior], token_ids: tuple[int, ...]) -> list[list[float]]:
+        """As EngineScorer, of which the first prior is nothing."""
+        if token_ids not in self._known:
+            found = super().nll(priors, token_ids)
+            self._known[token_ids] = found[0]
+            return found
+        return [self._known[token_ids], *(super().nll(priors[1:], token_ids) if priors[1:] else ())]
+
+
+def stored(data: Path) -> None:
+    """Print how long a question takes that was asked before, with and without the likelihoods it left."""
+    model, embedder = load("bfloat16"), Embedder()
+    print(f"\nSeconds of a question over passages that are read, medians of {REPEATS}, bfloat16\n")
+    head(
+        "passages",
+        "rate",
+        "scored",
+        "in all, s",
+        "of it compression",
+        "stored",
+        "of it compression",
+        "share saved",
+    )
+    for rate in UNEVEN:
+        asked = FILLED | {"rate": rate, "iterative": False}
+        passages = passages_of(model, data, COUNTS[0])
+        seconds: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+        with Engine(model, memory_bytes=2**31) as engine:
+            for question in ASKED[:REPEATS]:
+                note(f"rate {rate}, {question}")
+                known: dict[tuple[int, ...], list[float]] = {}
+                tools = _storing(model, embedder, known)
+                _ask(model, engine, tools, passages, question, asked)  # reads the passages, leaves likelihoods
+                for keep in (False, True):
+                    started = time.perf_counter()
+                    usage = _ask(
+                        model, engine, tools if keep else _tools(model, embedder), passages, question, asked
+                    )
+                    seconds[keep].append((time.perf_counter() - started, usage.seconds["compress"]))
+        cells = [[statistics.median(column) for column in zip(*seconds[keep], strict=True)] for keep in seconds]
+        share = f"{1 - cells[1][0] / cells[0][0]:.0%}"
+        row(COUNTS[0], rate, sum(map(len, known)), *(f"{one:.2f}" for side in cells for one in side), share)
+
+
+def _tools(model: ReaderModel, embedder: Embedder) -> MakeTools:
+    return engine_tools(model, lambda: embedder)
+
+
+def _storing(model: ReaderModel, embedder: Embedder, known: dict[tuple[int, ...], list[float]]) -> MakeTools:
+    made = _tools(model, embedder)
+    return lambda submit: replace(made(submit), scorer=Stored(model, submit, known))
 
 
 def times(data: Path) -> None:
@@ -146,7 +217,7 @@ def _times(model: ReaderModel, embedder: Embedder, passages: list[Passage]) -> N
                 taken = []
                 for question in ASKED[repeat : repeat + 2]:
                     started = time.perf_counter()
-                    usage = _ask(model, engine, embedder, passages, question, asked)
+                    usage = _ask(model, engine, _tools(model, embedder), passages, question, asked)
                     taken += [time.perf_counter() - started, usage.seconds["compress"]]
             seconds[name].append(tuple(taken))
             done[name] = usage.compression.strategy, usage.prompt_tokens
@@ -160,12 +231,11 @@ def _times(model: ReaderModel, embedder: Embedder, passages: list[Passage]) -> N
 def _ask(
     model: ReaderModel,
     engine: Engine,
-    embedder: Embedder,
+    tools: MakeTools,
     passages: list[Passage],
     question: str,
     asked: dict[str, Any] | None,
 ) -> Usage:
-    tools = engine_tools(model, lambda: embedder)
     shorten = None if asked is None else PassageCompression(compression_options(asked), tools)
     qa = QA(lambda question, k, documents: passages, model, engine)
     return qa.answer(question, AnswerOptions(k=100, max_new_tokens=32, shorten=shorten)).usage
