@@ -7,8 +7,8 @@ from pathlib import Path
 
 NAMES = ("ingest", "answers", "engine", "kv_memory", "runs", "kills", "bad_input", "evaluation_kills")
 # An hour and more, so only when it is named.
-LONG = ("evaluation", "memory_quality", "soak", "craft", "abstention", "long", "documents", "passkeys")
-LONG += ("compression", "retrieval_heads")
+LONG = ("evaluation", "memory_quality", "random_heads", "soak", "craft", "abstention", "long", "documents")
+LONG += ("passkeys", "compression", "retrieval_heads")
 
 
 def main() -> int:

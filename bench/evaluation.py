@@ -58,10 +58,12 @@ def main(data: Path) -> None:
     evaluate(data, asked())
 
 
-def evaluate(data: Path, asked: list[RunSettings], kv_memory_mb: int = Settings.kv_memory_mb) -> None:
-    """Do what is not done yet, print the tables, write a report for each task. What the runs share of passages
-    is kept within `kv_memory_mb`."""
-    desk = Desk(Settings(data=FOLDER.resolve(), shared_data=str(data), kv_memory_mb=kv_memory_mb))
+def evaluate(
+    data: Path, asked: list[RunSettings], kv_memory_mb: int = Settings.kv_memory_mb, folder: Path = FOLDER
+) -> None:
+    """Do what is not done yet in `folder`, print the tables, write a report for each task. What the runs share of
+    passages is kept within `kv_memory_mb`."""
+    desk = Desk(Settings(data=folder.resolve(), shared_data=str(data), kv_memory_mb=kv_memory_mb))
     desk.start("evaluate")
     started = time.monotonic()
     by_task: dict[str, list[Run]] = {}
@@ -73,7 +75,7 @@ def evaluate(data: Path, asked: list[RunSettings], kv_memory_mb: int = Settings.
         done = [_finished(desk, run) for run in runs]
         comparison = compare([(run, [score for _, score in list_scores(desk.engine, run.id)]) for run in done])
         print(f"\n### {task}\n\n{markdown_table(comparison)}", flush=True)
-        (FOLDER / f"{task}.html").write_text(html_report(comparison), encoding="utf-8")
+        (folder / f"{task}.html").write_text(html_report(comparison), encoding="utf-8")
     desk.close()
     sys.stderr.write(f"evaluation: {(time.monotonic() - started) / 60:.0f} minutes\n")
 

@@ -26,14 +26,14 @@ from refdesk.reader.model import ReaderModel
 
 MINUTES = 60.0
 HELD_OUT = 40  # lessons
-RECIPE = HeadsRecipe(longest=3500)
+RECIPE = HeadsRecipe(longest=3500, learning_rate=0.002)  # as those that are shipped
 RECIPES = {
     f"as it is: inner {RECIPE.inner}, target {RECIPE.target}": RECIPE,
     "inner 64": replace(RECIPE, inner=64),
     "inner 256": replace(RECIPE, inner=256),
     "target logit (the paper's)": replace(RECIPE, target="logit"),
     "target logit, smoothing 0": replace(RECIPE, target="logit", smoothing=0.0),
-    "learning rate x 4": replace(RECIPE, learning_rate=4 * RECIPE.learning_rate),
+    "learning rate / 4": replace(RECIPE, learning_rate=RECIPE.learning_rate / 4),
 }
 
 

@@ -88,20 +88,20 @@ def _keys(times: int) -> list[RunSettings]:
 
 
 # The adapter and heads that are shipped; what no training saw.
-_NQ = RunSettings("nq", "full", {"documents": 10, "gold_at": 4}, reading="together", max_new_tokens=32)
-_ARTICLES = replace(_NQ, task="squad", task_options={"context": "article"}, part="validation")
+NQ = RunSettings("nq", "full", {"documents": 10, "gold_at": 4}, reading="together", max_new_tokens=32)
+_ARTICLES = replace(NQ, task="squad", task_options={"context": "article"}, part="validation")
 _MEETINGS = RunSettings("qmsum", "truncation", part="validation", budget=4096, reading="together")
 _TALES = RunSettings("fairytaleqa", "full", part="validation", reading="together", max_new_tokens=32)
 SETS: dict[str, Callable[[], list[RunSettings]]] = {
     "base": base,
-    "nq10": lambda: policies(_NQ, (4, 8, 20), 1500),
-    "nq20": lambda: policies(replace(_NQ, task_options={"documents": 20, "gold_at": 9}), (4, 8, 20), 3000),
+    "nq10": lambda: policies(NQ, (4, 8, 20), 1500),
+    "nq20": lambda: policies(replace(NQ, task_options={"documents": 20, "gold_at": 9}), (4, 8, 20), 3000),
     "articles": lambda: policies(_ARTICLES, (4, 8, 20), 6400),
     "meetings": lambda: policies(_MEETINGS, (4, 8, 20), 4096),
     "tales": lambda: policies(_TALES, (4, 8, 20), 3000),
     "keys": lambda: policies(RunSettings("kv", "full", reading="together"), (4, 8, 20), 4500),
     "stabilizers": lambda: [
-        replace(_NQ, memory={"policy": "locret", "rate": 8, "stabilizers": percent}) for percent in (0, 10, 25, 50)
+        replace(NQ, memory={"policy": "locret", "rate": 8, "stabilizers": percent}) for percent in (0, 10, 25, 50)
     ],
     **{f"needle{times}": partial(_needles, times) for times in (1, 2, 4, 8, 16)},
     **{f"keys{times}": partial(_keys, times) for times in (1, 2, 4, 8, 16)},

@@ -3,9 +3,10 @@
 `python -m bench.passkeys PATH [TOKENS...]`. A text of so many tokens is remembered once, in `.bench/memories`.
 Each passkey then takes the place of as many of its tokens; only the chunks that it stands in are read again, and
 what they leave is put into the memory, in RAM: the same as if the whole text had been read with it. The sentence
-and the question are those of Mohtashami and Jaggi (arXiv 2305.16300).
+and the first question are those of Mohtashami and Jaggi (arXiv 2305.16300); the second cannot be taken to ask what
+a pass key is.
 
-The question looks for them, and the best of the stretches that it looks at are read (`context: document`), one or
+A question looks for them, and the best of the stretches that it looks at are read (`context: document`), one or
 three; one passkey at each depth is asked for without reading anything, too (`attended`). A passkey is found if it
 stands whole in what is read, and said if it is in the answer, which may not be that there is none.
 """
@@ -15,7 +16,7 @@ import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importi
 import random
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import mean, median
@@ -54,7 +55,7 @@ STRETCH, OVERLAP = 200, 40  # as the chunks of a collection
 READ = (1, 3)
 SENTENCE = " The pass key is {0}. Remember it. {0} is the pass key. "
 SAID = "{0} is the pass key"
-QUESTION = "What is the pass key?"
+QUESTIONS = ("What is the pass key?", "What number is the pass key?")
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ class Reader:
             generated(self.engine.submit, [request])
         return memory
 
-    def found(self, memory: DocumentMemory, tokens: tuple[int, ...]) -> tuple[Passage, ...]:
-        """What the question looks at most."""
+    def found(self, question: str, memory: DocumentMemory, tokens: tuple[int, ...]) -> tuple[Passage, ...]:
+        """What a question looks at most."""
         spans = [(first, min(first + STRETCH, len(tokens))) for first in range(0, len(tokens), STRETCH - OVERLAP)]
 
         def passages(attended: Attended, count: int) -> list[Passage]:
@@ -112,20 +113,20 @@ class Reader:
         # The index knows the text without the passkey.
         recall = replace(looking_through((memory,), RecallRequest.entries, self.model), exact=True)
         whole = WholeDocuments(recall, passages)
-        return whole.find(QUESTION, max(READ), self.model, self.adapter, self.engine.submit)
+        return whole.find(question, max(READ), self.model, self.adapter, self.engine.submit)
 
-    def read(self, passages: tuple[Passage, ...], passkey: str) -> Answer:
+    def read(self, question: str, passages: tuple[Passage, ...], passkey: str) -> Answer:
         """With no way out."""
         options = AnswerOptions(max_new_tokens=NEW, adapter=self.adapter, abstain=1.0, reference=passkey)
-        return QA(lambda question, k, documents: passages, self.model, self.engine).answer(QUESTION, options)
+        return QA(lambda question, k, documents: passages, self.model, self.engine).answer(question, options)
 
-    def attended(self, memory: DocumentMemory | None, passkey: str) -> Generation:
+    def attended(self, question: str, memory: DocumentMemory | None, passkey: str) -> Generation:
         """Over the memory, or closed book."""
-        question = encode_segments(QUESTION, (), self.model, open_book=memory is not None)
+        segments = encode_segments(question, (), self.model, open_book=memory is not None)
         request = GenerationRequest(
-            question.asked,
+            segments.asked,
             NEW,
-            front=(question.before,),
+            front=(segments.before,),
             continuations=(encode_answer(passkey, self.model),),
             adapter=self.adapter,
             abstention=None if memory is None else answering(self.model),
@@ -134,20 +135,30 @@ class Reader:
         return self.engine.submit(request).result()
 
 
+@dataclass
+class Asked:
+    """What came of one question at one depth: the answers over the best stretches by how many were read, the
+    seconds that finding took, and the first passkey `attended` and closed book."""
+
+    read: dict[int, list[Answer]] = field(default_factory=lambda: {count: [] for count in READ})
+    seconds: list[float] = field(default_factory=list)
+    whole: list[Generation] = field(default_factory=list)
+
+
 def main(data: Path, lengths: tuple[int, ...] = TOKENS) -> None:
-    """Print a table over lengths and depths."""
+    """Print a table over lengths, depths and questions."""
     model, adapter, novel = reader_and_novel(data)
     print(f"bfloat16, entries {RecallRequest.entries}, stretches of {STRETCH}, {EACH} passkeys at each depth\n")
     of = (f"{what} of {count}" for count in READ for what in ("found in the best", "said", "nll"))
     head(
-        *("tokens", "times the window", "depth", *of, "seconds to find", "attended: said", "nll"),
+        *("tokens", "times the window", "depth", "question", *of, "seconds to find", "attended: said", "nll"),
         *("closed book nll", "what else it said of the best"),
     )
     with Engine(model) as engine:
         reader = Reader(engine, model, adapter)
         for count in lengths:
             for depth, passkeys in drawn(count):
-                _row(reader, tuple(islice(cycle(novel), count)), depth, passkeys)
+                _rows(reader, tuple(islice(cycle(novel), count)), depth, passkeys)
 
 
 def drawn(seed: int) -> Iterator[tuple[float, list[str]]]:
@@ -157,36 +168,39 @@ def drawn(seed: int) -> Iterator[tuple[float, list[str]]]:
         yield depth, [str(draw.randrange(10_000, 100_000)) for _ in range(EACH)]
 
 
-def _row(reader: Reader, text: tuple[int, ...], depth: float, passkeys: list[str]) -> None:
+def _rows(reader: Reader, text: tuple[int, ...], depth: float, passkeys: list[str]) -> None:
     folder = reader.remembered(text)
-    read: dict[int, list[Answer]] = {count: [] for count in READ}
-    seconds: list[float] = []
-    whole: list[Generation] = []
-    for number, passkey in enumerate(passkeys):
+    asked = {question: Asked() for question in QUESTIONS}
+    for passkey in passkeys:
         needle = reader.model.literal_tokenizer.encode(SENTENCE.format(passkey), add_special_tokens=False).ids
         start = int(depth * len(text))
         end = start + len(needle)
         tokens = text[:start] + tuple(needle) + text[end:]
         memory = reader.changed(folder, tokens, start, end)
-        started = perf_counter()
-        found = reader.found(memory, tokens)
-        seconds.append(perf_counter() - started)
-        for count, answers in read.items():
-            answers.append(reader.read(found[:count], passkey))
-        if number == 0:
-            whole = [reader.attended(memory, passkey), reader.attended(None, passkey)]
-    cells = []
-    for answers in read.values():
+        for question, of in asked.items():
+            started = perf_counter()
+            found = reader.found(question, memory, tokens)
+            of.seconds.append(perf_counter() - started)
+            for count, answers in of.read.items():
+                answers.append(reader.read(question, found[:count], passkey))
+            if not of.whole:
+                of.whole = [reader.attended(question, one, passkey) for one in (memory, None)]
+    for question, of in asked.items():
+        where = len(text), f"{len(text) / reader.model.window:.1f}", depth, question
+        row(*where, *_cells(of, passkeys))
+
+
+def _cells(of: Asked, passkeys: list[str]) -> Iterator[str]:
+    for answers in of.read.values():
         pairs = list(zip(passkeys, answers, strict=True))
-        cells += [
-            str(sum(any(SAID.format(key) in one.text for one in answer.passages) for key, answer in pairs)),
-            str(sum(key in answer.text for key, answer in pairs)),
-            f"{mean(_given(answer.reference_nll) for answer in answers):.2f}",
-        ]
-    wrong = [one.text.strip() for key, one in zip(passkeys, read[READ[0]], strict=True) if key not in one.text]
-    said = "yes" if passkeys[0] in whole[0].text else "no"
-    where = len(text), f"{len(text) / reader.model.window:.1f}", depth
-    row(*where, *cells, f"{median(seconds):.1f}", said, nlls(whole[:1]), nlls(whole[1:]), "; ".join(wrong))
+        yield str(sum(any(SAID.format(key) in one.text for one in answer.passages) for key, answer in pairs))
+        yield str(sum(key in answer.text for key, answer in pairs))
+        yield f"{mean(_given(answer.reference_nll) for answer in answers):.2f}"
+    yield f"{median(of.seconds):.1f}"
+    yield "yes" if passkeys[0] in of.whole[0].text else "no"
+    yield from (nlls([one]) for one in of.whole)
+    best = zip(passkeys, of.read[READ[0]], strict=True)
+    yield "; ".join(one.text.strip() for key, one in best if key not in one.text)
 
 
 def _given(nll: float | None) -> float:
