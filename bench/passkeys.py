@@ -25,8 +25,9 @@ from time import perf_counter
 import numpy as np
 
 from bench.documents import MEMORIES, NEW
-from bench.kv_memory import head, note, row
+from bench.kv_memory import MODELS, head, note, row
 from bench.long import answering, nlls, reader_and_novel
+from refdesk.app.retrieval_heads import find_retrieval_heads
 from refdesk.memory.document_memory import DocumentMemory
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.sequence import Sequence
@@ -39,6 +40,7 @@ from refdesk.reader.passage import Passage
 from refdesk.reader.prompt import encode_answer, encode_segments
 from refdesk.reader.qa import QA, Answer, AnswerOptions
 from refdesk.reader.remember import RememberOptions, entries_of, remember
+from refdesk.reader.retrieval_heads import Heads
 from refdesk.reader.submission import generated
 from refdesk.reader.whole_documents import (
     Attended,
@@ -65,6 +67,7 @@ class Reader:
     engine: Engine
     model: ReaderModel
     adapter: Adapter | None
+    heads: Heads | None
 
     def remembered(self, tokens: tuple[int, ...]) -> Path:
         """The folder of a memory of `tokens`, which is made if it is not there."""
@@ -111,7 +114,7 @@ class Reader:
             return [Passage("novel", "", text, 0, len(text), score=0.0) for text in texts]
 
         # The index knows the text without the passkey.
-        recall = replace(looking_through((memory,), RecallRequest.entries, self.model), exact=True)
+        recall = replace(looking_through((memory,), RecallRequest.entries, self.heads), exact=True)
         whole = WholeDocuments(recall, passages)
         return whole.find(question, max(READ), self.model, self.adapter, self.engine.submit)
 
@@ -155,7 +158,7 @@ def main(data: Path, lengths: tuple[int, ...] = TOKENS) -> None:
         *("closed book nll", "what else it said of the best"),
     )
     with Engine(model) as engine:
-        reader = Reader(engine, model, adapter)
+        reader = Reader(engine, model, adapter, find_retrieval_heads(MODELS, model))
         for count in lengths:
             for depth, passkeys in drawn(count):
                 _rows(reader, tuple(islice(cycle(novel), count)), depth, passkeys)

@@ -3,14 +3,13 @@
 `python -m bench.retrieval_heads PATH [ARTICLES [QUESTIONS]]`: whole articles of SQuAD's training part are
 remembered, and questions attend to them. Of each head of the layers that retrieve: where it ranks the stretch of
 200 tokens with the answer. The best of one half of the articles are measured on the other; those of all are told
-in the end, for `refdesk/weights/retrieval_heads.json`.
+in the end: the shipped ones were chosen so.
 """
 
 import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importing torch reads that)
 
 import sys
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -19,11 +18,13 @@ from numpy.typing import NDArray
 
 from bench.kv_memory import head, note, row
 from bench.long import reader_and_novel
+from refdesk.craft.retrieval_choice import Look, all_heads, best_heads, first_share, worth
 from refdesk.eval.example import Document, Example
 from refdesk.eval.plan import RunSettings, make_plan
 from refdesk.memory.unlimiformer import RecallRequest
 from refdesk.reader.engine import Engine
 from refdesk.reader.remember import RememberOptions, remember
+from refdesk.reader.retrieval_heads import Heads
 from refdesk.reader.whole_documents import document_front, encode_document, look
 from refdesk.retriever.chunk import chunk_text
 from refdesk.retriever.embedder import Embedder
@@ -36,28 +37,16 @@ BEST = (1, 3, 5)
 Numbers = NDArray[np.floating]
 
 
-@dataclass(frozen=True)
-class Look:
-    """Where a question looks: `by_head` `[heads, stretches]`, the mean attention to a token of each stretch;
-    `similarity` `[stretches]`, of the embedder; `gold`: the stretches with the answer. `half`: of the articles."""
-
-    by_head: Numbers
-    similarity: Numbers
-    gold: list[int]
-    half: int
-
-
 def main(data: Path, articles: int = ARTICLES, questions: int = QUESTIONS) -> None:
     """Print how often the answer's stretch is among the best, and which heads are the best."""
     model, adapter, _ = reader_and_novel(data)
-    embedder, looks = Embedder(), []
+    embedder, looks, similar = Embedder(), [], []
     with Engine(model) as engine:
         for number, (document, examples) in enumerate(drawn(data, articles, questions)):
             note(f"{document.title}, {number + 1} of {articles}")
             encoded, front = encode_document(document.title, document.text, model), document_front(model)
             memory = remember(engine.submit, model, encoded.tokens, front, RememberOptions(), adapter=adapter)
-            count = model.model.config.num_attention_heads
-            heads = tuple((layer, one) for layer in memory.plan.retrieving for one in range(count))
+            heads = all_heads(model, memory.plan.retrieving)
             recall = RecallRequest((memory,), exact=True, heads=heads)
             stretches = chunk_text(document.text, STRETCH, 0, embedder.count_tokens)
             bounds = [np.searchsorted(encoded.starts, (one.start, one.end)) for one in stretches]
@@ -65,15 +54,17 @@ def main(data: Path, articles: int = ARTICLES, questions: int = QUESTIONS) -> No
             for example in examples:
                 mass = look(recall, example.question, model, adapter, engine.submit).by_head[0].numpy()
                 by_head = np.stack([mass[:, first:last].mean(1) for first, last in bounds], axis=1)
-                gold = [
+                gold = tuple(
                     index
                     for index, one in enumerate(stretches)
                     if any(span.start < one.end and one.start < span.end for span in example.gold)
-                ]
-                looks.append(Look(by_head, vectors @ embedder.embed([example.question])[0], gold, number % 2))
-    if len({look.half for look in looks if look.gold}) < 2:
+                )
+                if gold:
+                    looks.append(Look(by_head, gold, number % 2))
+                    similar.append(vectors @ embedder.embed([example.question])[0])
+    if len({look.half for look in looks}) < 2:
         raise SystemExit(f"{articles} articles of {questions} questions are too few to measure on one half")
-    _tell(looks, heads)
+    _tell(looks, similar, heads)
 
 
 def drawn(data: Path, articles: int, questions: int) -> list[tuple[Document, list[Example]]]:
@@ -88,34 +79,24 @@ def drawn(data: Path, articles: int, questions: int) -> list[tuple[Document, lis
     return [(some[0].documents[0], some[:questions]) for some in of.values() if len(some) >= questions][:articles]
 
 
-def _tell(looks: list[Look], heads: tuple[tuple[int, int], ...]) -> None:
-    halves = [_worth([look for look in looks if look.half == half]) for half in (0, 1)]
+def _tell(looks: list[Look], similar: list[Numbers], heads: Heads) -> None:
+    halves = [[look for look in looks if look.half == half] for half in (0, 1)]
     print(f"{len(looks)} questions, {np.mean([look.by_head.shape[1] for look in looks]):.0f} stretches each\n")
     head("looked at", *(f"answer among the best {count}" for count in BEST))
-    row("by similarity", *_found([(look.similarity, look.gold) for look in looks]))
+    row("by similarity", *_found([(one, look.gold) for one, look in zip(similar, looks, strict=True)]))
     row("by all heads", *_found([(look.by_head.sum(0), look.gold) for look in looks]))
     for count in (1, 2, 4, 8, 16, 32):
-        chosen = [np.argsort(-worth)[:count] for worth in halves]
+        chosen = [best_heads(some, count) for some in halves]
         scores = [(look.by_head[chosen[1 - look.half]].sum(0), look.gold) for look in looks]
         row(f"by the best {count} of the other half", *_found(scores))
-    worth = _worth(looks)
-    best = np.argsort(-worth)[:CHOSEN]
+    best, worths = best_heads(looks, CHOSEN), worth(looks)
     print(f"\nThe best of all: {[list(heads[index]) for index in best]}")
-    print(f"mean reciprocal rank {', '.join(f'{worth[index]:.2f}' for index in best)}")
+    print(f"mean reciprocal rank {', '.join(f'{worths[index]:.2f}' for index in best)}")
 
 
-def _worth(looks: list[Look]) -> Numbers:
-    """The mean reciprocal rank that each head gives the best stretch with the answer, `[heads]`."""
-    ranks = [
-        1 + (look.by_head > look.by_head[:, look.gold].max(1, keepdims=True)).sum(1) for look in looks if look.gold
-    ]
-    return (1 / np.stack(ranks)).mean(0)
-
-
-def _found(scored: list[tuple[Numbers, list[int]]]) -> list[str]:
+def _found(scored: list[tuple[Numbers, tuple[int, ...]]]) -> list[str]:
     """How often gold is among the best."""
-    ranked = [(np.argsort(-scores), gold) for scores, gold in scored if gold]
-    return [f"{np.mean([bool(set(order[:count]) & set(gold)) for order, gold in ranked]):.2f}" for count in BEST]
+    return [f"{first_share(scored, count):.2f}" for count in BEST]
 
 
 if __name__ == "__main__":

@@ -25,12 +25,13 @@ from refdesk.app.adapters import (
 from refdesk.app.compression import PassageCompression, engine_tools
 from refdesk.app.craft import Crafting, CraftSettings, start_training
 from refdesk.app.evaluation import Evaluation, start_runs
-from refdesk.app.heads import HeadsEntry, find_heads
+from refdesk.app.heads import LoadedHeads
 from refdesk.app.ingestion import Ingestion
 from refdesk.app.intake import Intake, Upload, take_in
 from refdesk.app.memories import Memories
 from refdesk.app.passages import passages_of
 from refdesk.app.remembering import MemorySettings, Remembering, start_remembering
+from refdesk.app.retrieval_heads import find_retrieval_heads
 from refdesk.app.settings import Settings
 from refdesk.app.whole_documents import ENTRIES, whole_documents
 from refdesk.app.worker import Worker
@@ -66,6 +67,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs 
     from refdesk.reader.adapter import Adapter
     from refdesk.reader.engine import Engine
     from refdesk.reader.model import ReaderModel
+    from refdesk.reader.retrieval_heads import Heads
     from refdesk.reader.whole_documents import WholeDocuments
 
 # transformers cannot be imported by two threads at once.
@@ -91,7 +93,7 @@ class Desk:
         self._embedder: Embedder | None = None
         self._reader: tuple[ReaderModel, Engine] | None = None
         self._adapters: dict[str, Adapter] = {}
-        self._heads: dict[HeadsEntry, RetainingHeads] = {}
+        self._heads = LoadedHeads(settings.data)
         self._stores: dict[str, ChunkStore] = {}
         self._workers: dict[str, Worker] = {}
 
@@ -201,16 +203,13 @@ class Desk:
         Raises:
             HeadsNotFound, HeadsMismatch: they are damaged.
         """
-        model, _ = self.reader
-        found = find_heads(self.settings.data, model.fingerprint, adapter.fingerprint if adapter else "")
-        if found is None:
-            return None
-        with self._loading_reader:
-            if found not in self._heads:
-                from refdesk.reader.heads import load_heads
+        return self._heads.of(self.reader[0], adapter)
 
-                self._heads[found] = load_heads(found.folder, model, adapter)
-            return self._heads[found]
+    @property
+    def retrieval_heads(self) -> "Heads | None":
+        """The model's retrieval heads, if they are known; see `app.retrieval_heads`. Raises HeadsNotFound,
+        HeadsMismatch where they are damaged."""
+        return find_retrieval_heads(self.settings.data, self.reader[0])
 
     def shortener(self, options: CompressionOptions) -> Shorten | None:
         """What makes passages shorter as these options have it, if they do."""

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from refdesk.app.lessons import LESSONS, VALIDATION, Desk
@@ -17,6 +18,9 @@ from refdesk.eval.provenance import source_commit
 
 if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs it
     from refdesk.craft.course import Step
+    from refdesk.memory.retaining_heads import RetainingHeads
+    from refdesk.reader.adapter import Adapter
+    from refdesk.reader.model import ReaderModel
 
 _SHIPPED = Path(__file__).parent.parent / "weights" / "heads"
 
@@ -49,6 +53,27 @@ def find_heads(data: Path, base_fingerprint: str, adapter_fingerprint: str) -> H
         if (entry.card.get("base_fingerprint"), entry.card.get("adapter_fingerprint")) == wanted:
             return entry
     return None
+
+
+class LoadedHeads:
+    """The heads of a desk whose data are in `data`, each loaded once."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._loaded: dict[HeadsEntry, RetainingHeads] = {}
+        self._loading = Lock()
+
+    def of(self, model: "ReaderModel", adapter: "Adapter | None") -> "RetainingHeads | None":
+        """See `find_heads`. Raises HeadsNotFound, HeadsMismatch where they are damaged."""
+        found = find_heads(self._data, model.fingerprint, adapter.fingerprint if adapter else "")
+        if found is None:
+            return None
+        with self._loading:
+            if found not in self._loaded:
+                from refdesk.reader.heads import load_heads
+
+                self._loaded[found] = load_heads(found.folder, model, adapter)
+            return self._loaded[found]
 
 
 def heads_folder(data: Path, name_or_folder: str) -> Path:

@@ -46,7 +46,7 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (reader.AdapterMismatch, 409, "adapter-mismatch", "Adapter of another model"),
     (MemoryNotFound, 404, "unknown-memory", "Unknown memory of a document"),
     (reader.MemoryMismatch, 409, "memory-mismatch", "Memory of another model"),
-    (reader.HeadsNotFound, 404, "unknown-heads", "Unknown retaining heads"),
+    (reader.HeadsNotFound, 404, "unknown-heads", "Unknown heads"),
     (reader.HeadsMismatch, 409, "heads-mismatch", "Retaining heads of another model"),
     (craft.AdapterExists, 409, "adapter-exists", "Adapter exists"),
     (craft.AdapterBusy, 409, "adapter-busy", "Adapter busy"),

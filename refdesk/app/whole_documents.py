@@ -59,7 +59,7 @@ def whole_documents(
         scores = {chunks[number][index][0]: 1 / rank for rank, (number, index) in enumerate(best, start=1)}
         return passages_of(desk.engine, store.hits(scores, count))
 
-    recall = looking_through(tuple(one.memory for one in found), entries, desk.reader[0])
+    recall = looking_through(tuple(one.memory for one in found), entries, desk.retrieval_heads)
     return WholeDocuments(recall, passages, read)
 
 

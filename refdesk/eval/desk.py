@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs 
     from refdesk.reader.adapter import Adapter
     from refdesk.reader.engine import Engine
     from refdesk.reader.model import ReaderModel
+    from refdesk.reader.retrieval_heads import Heads
 
 
 class Desk(Protocol):
@@ -38,6 +39,10 @@ class Desk(Protocol):
 
     def heads(self, adapter: "Adapter | None") -> "RetainingHeads | None":
         """The retaining heads for the model with this adapter, if there are any."""
+
+    @property
+    def retrieval_heads(self) -> "Heads | None":
+        """The model's retrieval heads, if they are known."""
 
     def shortener(self, options: CompressionOptions) -> Shorten | None:
         """What makes passages shorter before they are read, if that is asked for."""

@@ -5,17 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from refdesk.eval.desk import Desk
 from refdesk.eval.example import Document
 from refdesk.memory.errors import InvalidMemory
 from refdesk.reader.passage import Passage
-from refdesk.retriever.chunk import CountTokens, Span, chunk_text
+from refdesk.retriever.chunk import Span, chunk_text
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from refdesk.memory.document_memory import DocumentMemory
     from refdesk.memory.retaining_heads import RetainingHeads
     from refdesk.reader.adapter import Adapter
-    from refdesk.reader.engine import Engine
-    from refdesk.reader.model import ReaderModel
     from refdesk.reader.remember import RememberOptions
     from refdesk.reader.whole_documents import Attended, EncodedDocument, WholeDocuments
 
@@ -35,25 +34,23 @@ class _Remembered:
 
 class Memories:
     """Memories in RAM of the documents that are asked about, each made when it is first asked about; of the oldest
-    no more are held than 2 GiB, beside those in use. `count_tokens` measures the stretches that are found.
+    no more are held than 2 GiB, beside those in use. `heads` thin them, where `options` have it.
     `progress` is called after every chunk that is read; what it raises ends the reading."""
 
     def __init__(
         self,
-        model: "ReaderModel",
-        engine: "Engine",
+        desk: Desk,
         options: "RememberOptions",
         adapter: "Adapter | None",
         heads: "RetainingHeads | None",
-        count_tokens: CountTokens,
         progress: Callable[[], None],
     ) -> None:
-        self._model = model
-        self._engine = engine
+        self._model, self._engine = desk.reader
+        self._retrieval_heads = desk.retrieval_heads
         self._options = options
         self._adapter = adapter
         self._heads = heads
-        self._count_tokens = count_tokens
+        self._count_tokens = desk.embedder.count_tokens
         self._progress = progress
         self._held: OrderedDict[str, _Remembered] = OrderedDict()
 
@@ -85,7 +82,7 @@ class Memories:
             ]
 
         entries = RecallRequest.entries if attended is None else attended - near
-        recall = looking_through(tuple(one.memory for one in found), entries, self._model)
+        recall = looking_through(tuple(one.memory for one in found), entries, self._retrieval_heads)
         return WholeDocuments(recall, passages, read=attended is None)
 
     def _remembered(self, document: Document) -> _Remembered:

@@ -50,10 +50,7 @@ def versions(
     if indexed or remembers:
         found["embedder"] = desk.embedder.name
     if remembers:
-        from refdesk.reader.forward import cache_shape
-        from refdesk.reader.retrieval_heads import retrieval_heads
-
-        found["retrieval_heads"] = str(retrieval_heads(desk.reader[0], range(cache_shape(desk.reader[0]).layers)))
+        found["retrieval_heads"] = str(desk.retrieval_heads)
     if collection is not None:
         asked = get_collection(desk.engine, collection)
         found["collection"] = f"{asked.name} {asked.id} at revision {asked.revision}"

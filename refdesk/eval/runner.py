@@ -152,12 +152,12 @@ class _Reader:
         from refdesk.reader.remember import RememberOptions
         from refdesk.reader.thinning import thinning_of
 
-        options, count = RememberOptions(**asked), self._desk.embedder.count_tokens
+        options = RememberOptions(**asked)
         try:
             thinning_of(options.keep, options.rate, self._model, self._adapter, self._heads)
         except InvalidOption as error:
             raise InvalidRun(f"pipeline {self._plan.settings.pipeline!r} cannot be run: {error}") from error
-        return Memories(self._model, self._engine, options, self._adapter, self._heads, count, progress)
+        return Memories(self._desk, options, self._adapter, self._heads, progress)
 
     def _fits_more(self) -> bool:
         """Whether what is longer than the window may yet be read."""

@@ -85,8 +85,8 @@ class MemoryMismatch(ReaderError):
 
 
 class HeadsNotFound(ReaderError):
-    """There are no retaining heads in a folder, or they cannot be read; the message says which and why."""
+    """There are no heads where they were looked for, or they cannot be read; the message says where and why."""
 
 
 class HeadsMismatch(ReaderError):
-    """Retaining heads were trained for another model or adapter, or have other shapes; the message says which."""
+    """Heads are for another model or adapter, or have other shapes; the message says which."""

@@ -14,7 +14,7 @@ from refdesk.memory.unlimiformer import Recall, RecallRequest
 from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.passage import Passage
 from refdesk.reader.prompt import encode_segments, passage_head, passage_text
-from refdesk.reader.retrieval_heads import retrieval_heads
+from refdesk.reader.retrieval_heads import Heads, in_layers
 from refdesk.reader.submission import Submit, generated
 
 if TYPE_CHECKING:
@@ -66,14 +66,14 @@ def document_front(model: "ReaderModel") -> tuple[tuple[int, ...], ...]:
     return (encode_segments("", (), model, open_book=True).before,)
 
 
-def looking_through(memories: tuple[DocumentMemory, ...], entries: int, model: "ReaderModel") -> RecallRequest:
-    """Memories as questions look through them: by the retrieval heads of `model`, where such are known.
+def looking_through(memories: tuple[DocumentMemory, ...], entries: int, heads: Heads | None) -> RecallRequest:
+    """Memories as questions look through them: by the retrieval `heads` of the model, where such are known.
 
     Raises:
         InvalidMemory: see RecallRequest.
     """
     recall = RecallRequest(memories, entries)
-    return replace(recall, heads=retrieval_heads(model, recall.memories[0].plan.retrieving))
+    return replace(recall, heads=in_layers(heads, recall.memories[0].plan.retrieving))
 
 
 def look(

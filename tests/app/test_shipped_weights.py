@@ -1,6 +1,5 @@
 """What was trained for the default model does what it was trained for, on a text that no training saw."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from refdesk.app.adapters import shipped_adapter
 from refdesk.app.heads import find_heads
+from refdesk.app.retrieval_heads import find_retrieval_heads
 from refdesk.memory.options import memory_options
 from refdesk.memory.retaining_heads import RetainingHeads
 from refdesk.memory.unlimiformer import RecallRequest
@@ -20,7 +20,6 @@ from refdesk.reader.heads import load_heads
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.prompt import encode_answer, encode_segments
 from refdesk.reader.remember import RememberOptions, remember
-from refdesk.reader.retrieval_heads import retrieval_heads
 from refdesk.reader.whole_documents import document_front, most_attended
 from tests.reader.conftest import default_model
 
@@ -88,11 +87,13 @@ def test_a_passkey_far_outside_what_is_near_is_found_by_retrieval_and_not_withou
     assert found < nll_of_the_passkey(model, asked, adapter=adapter) - 1.0
 
 
-def test_of_all_stretches_retrieval_heads_look_most_at_the_one_that_answers(shipped: Shipped) -> None:
+def test_of_all_stretches_retrieval_heads_look_most_at_the_one_that_answers(
+    shipped: Shipped, tmp_path: Path
+) -> None:
     model, adapter, _ = shipped
     text = needle_in_the_manual(model, 3000)
     asked = encode_segments(QUESTION, (), model, open_book=True).asked
-    heads = retrieval_heads(model, range(15, 30))
+    heads = find_retrieval_heads(tmp_path, model)
     assert heads and len(set(heads)) == len(heads)
     with Engine(model, chunk_tokens=512) as engine:
         memory = remember(engine.submit, model, text, document_front(model), RememberOptions(), adapter=adapter)
@@ -103,12 +104,3 @@ def test_of_all_stretches_retrieval_heads_look_most_at_the_one_that_answers(ship
     stretches = [(first, first + 64) for first in range(0, len(text), 64)]
     best = most_attended(looked.attended, [np.arange(len(text))], [stretches], 2)
     assert 1000 // 64 in {index for _, index in best}
-
-
-def test_retrieval_heads_are_of_the_model_and_in_layers_that_retrieve(shipped: Shipped) -> None:
-    model, _, _ = shipped
-    known = retrieval_heads(model, range(30))
-    assert known
-    assert retrieval_heads(model, {known[0][0]}) == tuple(one for one in known if one[0] == known[0][0])
-    assert retrieval_heads(model, ()) is None
-    assert retrieval_heads(replace(model, fingerprint="another"), range(30)) is None
