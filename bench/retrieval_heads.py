@@ -89,9 +89,16 @@ def _tell(looks: list[Look], similar: list[Numbers], heads: Heads) -> None:
         chosen = [best_heads(some, count) for some in halves]
         scores = [(look.by_head[chosen[1 - look.half]].sum(0), look.gold) for look in looks]
         row(f"by the best {count} of the other half", *_found(scores))
+        if count == CHOSEN:
+            both = [(_even(one) + _even(mass), gold) for one, (mass, gold) in zip(similar, scores, strict=True)]
+            row("by these and by similarity, as z-scores", *_found(both))
     best, worths = best_heads(looks, CHOSEN), worth(looks)
     print(f"\nThe best of all: {[list(heads[index]) for index in best]}")
     print(f"mean reciprocal rank {', '.join(f'{worths[index]:.2f}' for index in best)}")
+
+
+def _even(scores: Numbers) -> Numbers:
+    return (scores - scores.mean()) / max(scores.std(), 1e-9)
 
 
 def _found(scored: list[tuple[Numbers, tuple[int, ...]]]) -> list[str]:
