@@ -10,6 +10,7 @@ from refdesk.app.memories import MemoryNotFound
 from refdesk.app.whole_documents import ENTRIES, not_remembered, reader_fingerprint
 from refdesk.compressor.options import CompressionOptions
 from refdesk.memory.errors import InvalidMemory
+from refdesk.memory.options import MOST_ENTRIES
 from refdesk.reader.errors import InvalidOption
 from refdesk.reader.qa import AnswerOptions
 from refdesk.retriever.collections import Collection, get_collection
@@ -43,8 +44,8 @@ class AnswerContext:
             raise InvalidOption("context", self.asked, f"one of {', '.join(get_args(AskedContext))}")
         if self.entries is not None and self.asked == "passages":
             raise InvalidOption("entries", self.entries, "nothing, for context is 'passages'")
-        if self.entries is not None and self.entries < 1:
-            raise InvalidOption("entries", self.entries, "at least 1")
+        if self.entries is not None and not 1 <= self.entries <= MOST_ENTRIES:
+            raise InvalidOption("entries", self.entries, f"1 to {MOST_ENTRIES}")
 
     def check(self, options: AnswerOptions, compression: CompressionOptions) -> None:
         """Raise InvalidOption for what is asked besides and cannot be had, or would have no effect."""

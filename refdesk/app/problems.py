@@ -47,7 +47,7 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (MemoryNotFound, 404, "unknown-memory", "Unknown memory of a document"),
     (reader.MemoryMismatch, 409, "memory-mismatch", "Memory of another model"),
     (reader.HeadsNotFound, 404, "unknown-heads", "Unknown heads"),
-    (reader.HeadsMismatch, 409, "heads-mismatch", "Retaining heads of another model"),
+    (reader.HeadsMismatch, 409, "heads-mismatch", "Heads of another model"),
     (craft.AdapterExists, 409, "adapter-exists", "Adapter exists"),
     (craft.AdapterBusy, 409, "adapter-busy", "Adapter busy"),
     (craft.CraftError, 422, "invalid-recipe", "Invalid recipe"),

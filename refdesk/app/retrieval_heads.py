@@ -1,12 +1,14 @@
 """Retrieval heads of the desk's model: choosing them by lessons, and finding those that there are."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refdesk.app.lessons import LESSONS, Desk
 from refdesk.craft.card import CARD, read_card, write_card
+from refdesk.craft.errors import InvalidLessons
 from refdesk.craft.lesson import read_lessons
 from refdesk.eval.provenance import source_commit
 
@@ -33,13 +35,15 @@ def find_retrieval_heads(data: Path, model: "ReaderModel") -> "Heads | None":
 
 
 def list_retrieval_heads(data: Path) -> list[tuple[bool, dict[str, Any]]]:
-    """Whether they are shipped, and their cards: those that were chosen here first. Raises InvalidLessons for a
-    damaged one."""
-    return [
-        (folder == _SHIPPED, read_card(path))
-        for folder in (data / _FOLDER, _SHIPPED)
-        for path in sorted(folder.glob("*.json"))
-    ]
+    """Whether they are shipped, and their cards, empty where one is damaged: those that were chosen here first."""
+    found = []
+    for folder in (data / _FOLDER, _SHIPPED):
+        for path in sorted(folder.glob("*.json")):
+            card: dict[str, Any] = {}
+            with suppress(InvalidLessons):
+                card = read_card(path)
+            found.append((folder == _SHIPPED, card))
+    return found
 
 
 def choose_retrieval_heads(
@@ -49,8 +53,10 @@ def choose_retrieval_heads(
     any that were chosen before; their card comes back.
 
     Raises:
-        InvalidLessons: `lessons` is not what `prepare` wrote, or there are too few.
+        InvalidLessons: `lessons` is not what `prepare` wrote, there are too few, or the best heads find less by
+            them than all do. What was chosen before stays.
         InvalidOption: the model cannot have memories of documents.
+        PromptTooLong: a question does not fit the model's window.
         AdapterNotFound, AdapterMismatch: see `Desk.adapter`.
     """
     from refdesk.craft.retrieval_choice import choose_retrieval_heads as choose

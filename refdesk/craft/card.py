@@ -30,14 +30,14 @@ def describe(lessons: Sequence[Lesson]) -> dict[str, Any]:
 def write_card(path: Path, card: Mapping[str, Any]) -> None:
     """As JSON, there whole or not at all."""
     part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+    part.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(path)
 
 
 def read_card(path: Path) -> dict[str, Any]:
     """Raises InvalidLessons where there is none, or it is damaged."""
     try:
-        card = json.loads(path.read_text())
+        card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidLessons(f"{path} cannot be read: {error}") from error
     if not isinstance(card, dict):

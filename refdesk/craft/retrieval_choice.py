@@ -51,8 +51,9 @@ class Look:
 
 @dataclass(frozen=True)
 class Choice:
-    """`heads`: the best of all questions. `found`: how often the stretch looked at most has the answer, by the
-    best of one half of the texts on the other; `found_by_all`: by all heads together; `by_lot`: by none."""
+    """`heads`: the best of all questions. `found`: how often the stretch looked at most is one with the answer, or
+    shares text with one, by as many of the best of one half of the texts on the other; how many is chosen by the
+    same questions, so it is a little too high. `found_by_all`: by all heads together; `by_lot`: by none."""
 
     heads: Heads
     questions: int
@@ -73,7 +74,8 @@ def choose_retrieval_heads(
     what it raises ends the work.
 
     Raises:
-        InvalidLessons: there are too few to choose by.
+        InvalidLessons: there are too few to choose by, or what is chosen finds less than all heads do.
+        PromptTooLong: a question does not fit the model's window.
         InvalidOption: the model's keys cannot be turned, as memories need.
         Interrupted, MemoryTooSmall, EngineClosed: see `Engine.submit`.
     """
@@ -84,11 +86,12 @@ def choose_retrieval_heads(
             " by and one to try them on"
         )
     looks: list[Look] = []
+    heads: Heads = ()
     for number, text in enumerate(texts):
         report(number, len(texts))
-        looks += _looks(model, adapter, submit, text, number % 2)
+        heads, some = _looks(model, adapter, submit, text, number % 2)
+        looks += some
     report(len(texts), len(texts))
-    heads = all_heads(model, RememberOptions().retrieving(model.model.config.get_text_config().num_hidden_layers))
     return choice(looks, heads)
 
 
@@ -97,20 +100,26 @@ def gather(lessons: Iterable[Lesson], seed: int) -> Iterator[Gathered]:
     differ, in an order drawn by `seed`."""
     rng = random.Random(f"{seed} retrieval heads")
     passages: dict[str, Passage] = {}
-    asked: list[tuple[str, list[Passage]]] = []
+    asked: dict[str, list[Passage]] = {}
+    known: set[str] = set()  # asked in an earlier text, which may be of the other half
     made = 0
     for lesson in heads_lessons(lessons, 0.0, seed):
         passages |= {passage.text: passage for passage in lesson.passages}
-        asked += [(one.question, [lesson.passages[place] for place in one.oracles]) for one in lesson.exercises]
-        if len(passages) < PASSAGES:
+        asked |= {
+            one.question: [lesson.passages[place] for place in one.oracles]
+            for one in lesson.exercises
+            if one.question not in known
+        }
+        if len(passages) < PASSAGES or not asked:
             continue
         shown = rng.sample(list(passages.values()), len(passages))
-        chosen = rng.sample(asked, min(QUESTIONS, len(asked)))
+        chosen = rng.sample(list(asked.items()), min(QUESTIONS, len(asked)))
         yield Gathered(tuple(shown), tuple((question, _places(shown, oracles)) for question, oracles in chosen))
         made += 1
         if made == TEXTS:
             return
-        passages, asked = {}, []
+        known |= asked.keys()
+        passages, asked = {}, {}
 
 
 def all_heads(model: ReaderModel, layers: Iterable[int]) -> Heads:
@@ -119,7 +128,8 @@ def all_heads(model: ReaderModel, layers: Iterable[int]) -> Heads:
 
 
 def choice(looks: Sequence[Look], heads: Heads) -> Choice:
-    """Of `heads`, by what questions of both halves look at."""
+    """Of `heads`, by what questions of both halves look at. Raises InvalidLessons where the chosen find less
+    than all of them do, or no more than chance."""
     halves = [[look for look in looks if look.half == half] for half in (0, 1)]
 
     def tried(count: int) -> list[Scored]:
@@ -128,13 +138,20 @@ def choice(looks: Sequence[Look], heads: Heads) -> Choice:
         return [(look.by_head[best[1 - look.half]].sum(0), look.gold) for look in looks]
 
     count = max(COUNTS, key=lambda count: np.mean([reciprocal_rank(*scored) for scored in tried(count)]))
-    return Choice(
+    found = Choice(
         tuple(heads[index] for index in best_heads(looks, count)),
         len(looks),
         first_share(tried(count)),
         first_share([(look.by_head.sum(0), look.gold) for look in looks]),
         float(np.mean([len(look.gold) / look.by_head.shape[1] for look in looks])),
     )
+    if found.found < found.found_by_all or found.found <= found.by_lot:
+        raise InvalidLessons(
+            f"by these lessons the best heads find {found.found:.2f} of the answers, all heads"
+            f" {found.found_by_all:.2f}, chance {found.by_lot:.2f}; expected the best to find more: give more lessons,"
+            " or such as the model can answer"
+        )
+    return found
 
 
 def best_heads(looks: Sequence[Look], count: int) -> NDArray[np.intp]:
@@ -149,9 +166,12 @@ def worth(looks: Sequence[Look]) -> Numbers:
 
 
 def reciprocal_rank(scores: Numbers, gold: Sequence[int]) -> Numbers:
-    """Of the best gold stretch, by `scores` `[..., stretches]`; ties are for it."""
-    best = scores[..., list(gold)].max(-1, keepdims=True)
-    rank: Numbers = 1 / (1 + (scores > best).sum(-1))
+    """Of the best gold stretch, by `scores` `[..., stretches]`. Ties are against it: who looks nowhere finds
+    nothing."""
+    wrong = np.ones(scores.shape[-1], dtype=bool)
+    wrong[list(gold)] = False
+    best = scores[..., ~wrong].max(-1, keepdims=True)
+    rank: Numbers = 1 / (1 + (scores[..., wrong] >= best).sum(-1))
     return rank
 
 
@@ -171,14 +191,18 @@ def _places(shown: Sequence[Passage], oracles: Sequence[Passage]) -> tuple[int, 
 
 def _looks(
     model: ReaderModel, adapter: Adapter | None, submit: Submit, text: Gathered, half: int
-) -> Iterator[Look]:
+) -> tuple[Heads, list[Look]]:
+    """The heads that retrieve, and where the questions of a text look by them."""
     encode = model.literal_tokenizer.encode
     parts = [encode(passage_text(one.title, one.text), add_special_tokens=False).ids for one in text.passages]
     tokens = tuple(token for part in parts for token in part)
     memory = remember(submit, model, tokens, document_front(model), RememberOptions(), adapter=adapter)
-    recall = RecallRequest((memory,), exact=True, heads=all_heads(model, memory.plan.retrieving))
+    heads = all_heads(model, memory.plan.retrieving)
+    recall = RecallRequest((memory,), exact=True, heads=heads)
     begins = np.cumsum([0, *(len(part) for part in parts[:-1])])
     lengths = np.array([len(part) for part in parts])
+    looks = []
     for question, gold in text.asked:
         mass = look(recall, question, model, adapter, submit).by_head[0].numpy()
-        yield Look(np.add.reduceat(mass, begins, axis=1) / lengths, gold, half)
+        looks.append(Look(np.add.reduceat(mass, begins, axis=1) / lengths, gold, half))
+    return heads, looks

@@ -9,6 +9,9 @@ from refdesk.memory.policies import POLICIES
 from refdesk.memory.policy import EvictionPolicy
 from refdesk.named_options import fits, made
 
+MOST_ENTRIES = 2**16
+"""Far ones of a document that a row attends to in each layer and KV head, at most."""
+
 _DEFAULT_POLICY = "kv_compress"
 _LEAST_BY_RATE = 128
 _STEP_BY_RATE = 16

@@ -16,11 +16,10 @@ import torch
 
 from refdesk.memory.document_memory import DocumentMemory, MemoryPlan
 from refdesk.memory.errors import InvalidMemory
+from refdesk.memory.options import MOST_ENTRIES
 from refdesk.memory.rotation import Rotation
 
 Places = Literal["clipped", "scaled", "true"]
-
-MOST_ENTRIES = 2**16
 
 _AT_ONCE = 2**24
 """Numbers that are held at once, at most: a row has its scores in a layer, and the keys and values gathered."""

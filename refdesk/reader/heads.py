@@ -14,6 +14,7 @@ from refdesk.reader.adapter import Adapter
 from refdesk.reader.errors import HeadsMismatch, HeadsNotFound
 from refdesk.reader.forward import cache_shape
 from refdesk.reader.model import ReaderModel
+from refdesk.reader.retrieval_heads import query_heads
 
 _CARD = ("base_name", "base_fingerprint", "adapter_name", "adapter_fingerprint")
 
@@ -48,8 +49,7 @@ def load_heads(folder: Path, model: ReaderModel, adapter: Adapter | None = None)
 def head_shapes(model: ReaderModel, inner: int) -> dict[str, tuple[int, int, int]]:
     """Of the weights of heads for `model`, `inner` wide; see RetainingHeads."""
     shape = cache_shape(model)
-    heads: int = model.model.config.get_text_config().num_attention_heads
-    width = (heads + 2 * shape.kv_heads) * shape.head_dim
+    width = (query_heads(model) + 2 * shape.kv_heads) * shape.head_dim
     return {"down": (shape.layers, width, inner), "up": (shape.layers, inner, shape.kv_heads)}
 
 

@@ -59,6 +59,8 @@ class RememberOptions:
             raise InvalidOption("overlap", self.overlap, f"0 or more, and less than the window of {self.window}")
         if self.near < 1:
             raise InvalidOption("near", self.near, "at least 1 token")
+        if self.layers is not None and not self.layers:
+            raise InvalidOption("layers", [], "at least one layer that retrieves")
         if not 1 <= self.rate <= 64:
             raise InvalidOption("rate", self.rate, "1 (everything) to 64")
         check_keep(self.keep, self.rate)

@@ -5,22 +5,32 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from refdesk.app import retrieval_heads
 from refdesk.app.retrieval_heads import choose_retrieval_heads, find_retrieval_heads
 from refdesk.app.settings import Settings
+from refdesk.craft import retrieval_choice
 from refdesk.craft.card import read_card, write_card
 from refdesk.craft.errors import InvalidLessons
 from refdesk.craft.lesson import Exercise, Lesson, write_lessons
+from refdesk.craft.retrieval_choice import Choice
+from refdesk.eval.errors import InvalidRun
+from refdesk.eval.example import Document
+from refdesk.eval.memories import Memories
+from refdesk.eval.runs import get_run
 from refdesk.reader.errors import HeadsMismatch, HeadsNotFound
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
-from refdesk.reader.retrieval_heads import in_layers
+from refdesk.reader.remember import RememberOptions
+from refdesk.reader.retrieval_heads import Heads, in_layers
+from tests.app.papers import TEXT, ingest, papers, remember
 from tests.app.test_cli import data, refdesk
 from tests.craft.test_retrieval_choice import lessons_of
-from tests.eval.conftest import SmallDesk
+from tests.eval.conftest import ROWS, SmallDesk, jsonl
+from tests.eval.runs import SETTINGS, begin, finish
 from tests.reader.conftest import tiny, tokenizer
 
 __all__ = ["data", "tiny", "tokenizer"]
@@ -42,15 +52,59 @@ def desk(tiny: Callable[..., ReaderModel], tmp_path: Path) -> Iterator[SmallDesk
     desk.close()
 
 
-def test_chosen_heads_are_kept_with_their_card_and_used(desk: SmallDesk, lessons: Path) -> None:
+def test_chosen_heads_are_kept_with_their_card_and_used(
+    desk: SmallDesk, lessons: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose(seed: int) -> dict[str, Any]:
+        return choose_retrieval_heads(desk, lessons, None, seed, lambda done, of: None)
+
+    def planted(heads: Heads) -> None:  # for a random model finds nothing
+        monkeypatch.setattr(retrieval_choice, "choice", lambda looks, _: Choice(heads, len(looks), 0.9, 0.1, 0.1))
+
     assert desk.retrieval_heads is None
-    card = choose_retrieval_heads(desk, lessons, None, 0, lambda done, of: None)
+    planted(((2, 1), (1, 0)))
+    card = choose(0)
     assert (card["base_name"], card["base_fingerprint"], card["adapter_name"]) == ("llama", "llama-test", "")
     assert (card["questions"], card["seed"], card["data"]) == (16, 0, {"made": "for a test"})
     assert read_card(desk.settings.data / "retrieval_heads" / "llama-test.json") == json.loads(json.dumps(card))
-    assert desk.retrieval_heads == card["heads"]
-    again = choose_retrieval_heads(desk, lessons, None, 1, lambda done, of: None)
-    assert desk.retrieval_heads == again["heads"]
+    assert desk.retrieval_heads == ((2, 1), (1, 0))
+    planted(((1, 1),))
+    choose(1)
+    assert desk.retrieval_heads == ((1, 1),)
+
+
+def keep(desk: SmallDesk, *heads: tuple[int, int]) -> None:
+    """As if they had been chosen."""
+    model, folder = desk.reader[0], desk.settings.data / "retrieval_heads"
+    folder.mkdir(exist_ok=True)
+    card = {"base_name": model.name, "base_fingerprint": model.fingerprint, "heads": heads}
+    write_card(folder / f"{model.fingerprint}.json", card)
+
+
+def test_questions_look_through_documents_by_them_in_the_service_and_in_evaluations(desk: SmallDesk) -> None:
+    desk.create_collection("papers", 20, 5)
+    ingest(desk, "a.txt", TEXT)
+    remember(desk, "a.txt")
+
+    def looking() -> list[Heads | None]:
+        evaluated = Memories(desk, RememberOptions(near=2), None, None, lambda: None)
+        documents = [evaluated.whole([Document("a", "", TEXT)])]
+        documents.append(desk.whole_documents(papers(desk), ["a.txt"], None))
+        return [whole.recall.heads for whole in documents]
+
+    assert looking() == [None, None]
+    keep(desk, (2, 1), (0, 3), (1, 0))  # the first layer does not retrieve
+    assert looking() == [((2, 1), (1, 0))] * 2
+
+
+def test_a_run_that_looks_by_some_heads_goes_on_with_no_others(desk: SmallDesk) -> None:
+    run = begin(desk, jsonl(*ROWS), replace(SETTINGS, pipeline="document", k=1))
+    keep(desk, (2, 1))
+    finish(desk, run)
+    assert get_run(desk.engine, run.id).versions["retrieval_heads"] == "((2, 1),)"
+    keep(desk, (1, 0))
+    with pytest.raises(InvalidRun, match="retrieval_heads"):
+        finish(desk, run)
 
 
 def test_the_desks_own_come_before_shipped_ones_and_none_are_another_models(
@@ -58,27 +112,35 @@ def test_the_desks_own_come_before_shipped_ones_and_none_are_another_models(
 ) -> None:
     monkeypatch.setattr(retrieval_heads, "_SHIPPED", tmp_path / "shipped")
     model, _ = desk.reader
-    for folder, head in ((tmp_path / "shipped", 0), (desk.settings.data / "retrieval_heads", 1)):
-        folder.mkdir()
-        card = {"base_name": model.name, "base_fingerprint": model.fingerprint, "heads": [[2, head]]}
-        write_card(folder / f"{model.fingerprint}.json", card)
-        assert desk.retrieval_heads == ((2, head),)
+    (tmp_path / "shipped").mkdir()
+    card = {"base_name": model.name, "base_fingerprint": model.fingerprint, "heads": [[2, 0]]}
+    write_card(tmp_path / "shipped" / f"{model.fingerprint}.json", card)
+    assert desk.retrieval_heads == ((2, 0),)
+    keep(desk, (2, 1))
+    assert desk.retrieval_heads == ((2, 1),)
     assert find_retrieval_heads(desk.settings.data, replace(model, fingerprint="another")) is None
 
 
 @pytest.mark.parametrize(
     ("card", "error", "told"),
     [
-        ("{", HeadsNotFound, "names no retrieval heads: JSONDecodeError"),
+        ("{", HeadsNotFound, "names no retrieval heads: Input data was truncated"),
         ('{"heads": [[1]], "base_fingerprint": "llama-test"}', HeadsNotFound, "names no retrieval heads"),
-        ('{"heads": [], "base_fingerprint": "llama-test"}', HeadsNotFound, "names no retrieval heads"),
-        ('{"heads": [[2, 1]]}', HeadsNotFound, "KeyError 'base_fingerprint'"),
+        ('{"heads": [[2.5, 1]], "base_fingerprint": "llama-test"}', HeadsNotFound, "Expected `int`"),
+        ('{"heads": [[1e999, 1]], "base_fingerprint": "llama-test"}', HeadsNotFound, "names no retrieval heads"),
+        ('{"heads": [], "base_fingerprint": "llama-test"}', HeadsNotFound, "expected one at least"),
+        ('{"heads": [[2, 1], [2, 1]], "base_fingerprint": "llama-test"}', HeadsNotFound, "none twice"),
+        ('{"heads": [[2, 1]]}', HeadsNotFound, "missing required field `base_fingerprint`"),
         (
             '{"heads": [[2, 1]], "base_fingerprint": "other"}',
             HeadsMismatch,
             "is of the model other",
         ),
-        ('{"heads": [[3, 1]], "base_fingerprint": "llama-test"}', HeadsMismatch, "names head 1 of layer 3"),
+        (
+            '{"heads": [[3, 1]], "base_fingerprint": "llama-test"}',
+            HeadsMismatch,
+            "head 1 of layer 3; expected heads 0",
+        ),
         ('{"heads": [[2, 99]], "base_fingerprint": "llama-test"}', HeadsMismatch, "names head 99 of layer 2"),
     ],
 )
@@ -149,6 +211,9 @@ def test_heads_are_chosen_and_listed_on_the_command_line(data: Path, lessons: Pa
     assert made.returncode == 0, made.stderr
     card = json.loads(made.stdout)
     assert card["found"] > max(card["by_lot"], card["found_by_all"])
+    (data / "retrieval_heads" / "other.json").write_text("{")
+    assert "retrieval heads damaged" in refdesk(data, "heads").stdout
+    (data / "retrieval_heads" / "other.json").unlink()
     listed = json.loads(refdesk(data, "heads", "--json").stdout)
     kinds = [(one["kind"], one["shipped"]) for one in listed]
     assert kinds == [("retaining", True), ("retrieval", False), ("retrieval", True)]

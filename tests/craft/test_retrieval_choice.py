@@ -1,19 +1,21 @@
 """Which heads look from a question to the passage that answers it, and how they are chosen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from refdesk.craft import retrieval_choice
 from refdesk.craft.errors import InvalidLessons
 from refdesk.craft.lesson import Exercise, Lesson
 from refdesk.craft.retrieval_choice import (
-    COUNTS,
     PASSAGES,
     QUESTIONS,
     TEXTS,
+    Choice,
     Look,
+    Numbers,
     best_heads,
     choice,
     choose_retrieval_heads,
@@ -24,6 +26,7 @@ from refdesk.craft.retrieval_choice import (
 from refdesk.reader.engine import Engine
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
+from refdesk.reader.retrieval_heads import Heads
 from tests.craft.worlds import hall, lesson
 from tests.reader.conftest import tiny, tokenizer
 
@@ -53,6 +56,12 @@ def test_a_head_is_worth_the_mean_reciprocal_rank_of_the_best_stretch_with_the_a
     assert worth(looks).tolist() == pytest.approx([(1 / 3 + 1) / 2, (1 / 2 + 1) / 2])
 
 
+def test_a_head_that_looks_nowhere_or_at_one_wrong_place_is_worth_what_the_last_is() -> None:
+    by_head = np.zeros((2, 8))
+    by_head[1, 0] = 1.0
+    assert worth([Look(by_head, (3,), 0), Look(by_head, (5, 6), 1)]).tolist() == [(1 / 8 + 1 / 7) / 2] * 2
+
+
 def test_the_head_that_looks_at_answers_is_chosen_first_and_tried_where_it_was_not_chosen() -> None:
     looks = looks_of(finder=7)
     assert best_heads(looks, 3)[0] == 7 and len(best_heads(looks, 3)) == 3
@@ -60,9 +69,10 @@ def test_the_head_that_looks_at_answers_is_chosen_first_and_tried_where_it_was_n
     assert found.heads == (HEADS[7],)  # by itself it finds best
     assert (found.questions, found.found, found.by_lot) == (12, 1.0, pytest.approx(1 / 8))
     assert 0 <= found.found_by_all <= 1
-    # What is chosen by one half and is wrong for the other is told as worth nothing.
+    # What is chosen by one half and is wrong for the other is no choice.
     other = [replace(look, by_head=-look.by_head) if look.half else look for look in looks_of(7, 200)]
-    assert choice(other, HEADS).found < 0.5
+    with pytest.raises(InvalidLessons, match=r"the best heads find 0\.\d\d of the answers, all heads 0\.\d\d"):
+        choice(other, HEADS)
 
 
 def test_gold_counts_where_it_is_among_so_many_of_the_best() -> None:
@@ -94,18 +104,37 @@ def test_what_shares_text_with_the_passage_that_answers_is_right_too() -> None:
     assert {found.passages[place].text for place in found.asked[0][1]} == {first.text, second.text}
 
 
-def test_heads_are_chosen_among_those_of_the_layers_that_retrieve(tiny: Callable[..., ReaderModel]) -> None:
+def test_all_heads_of_the_layers_that_retrieve_look_and_the_best_are_chosen(
+    tiny: Callable[..., ReaderModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Look] = []
+
+    def planted(looks: Sequence[Look], heads: Heads) -> Choice:
+        """A random model finds nothing: here its third head does."""
+        looked.extend(looks)
+        return choice([replace(look, by_head=_finding(look, 2)) for look in looks], heads)
+
     model = tiny()
     told: list[tuple[int, int]] = []
+    monkeypatch.setattr(retrieval_choice, "choice", planted)
     with Engine(model) as engine:
         found = choose_retrieval_heads(
             model, None, engine.submit, lessons_of(25), report=lambda done, of: told.append((done, of))
         )
     layers, heads = model.model.config.num_hidden_layers, model.model.config.num_attention_heads
-    assert len(set(found.heads)) == len(found.heads) in COUNTS
-    assert all(layers // 2 <= layer < layers and 0 <= head < heads for layer, head in found.heads)
-    assert found.questions == 2 * QUESTIONS
+    every = [(layer, head) for layer in range(layers // 2, layers) for head in range(heads)]
+    assert found.heads == (every[2],)
+    assert (found.questions, found.found) == (2 * QUESTIONS, 1.0)
+    assert all(look.by_head.shape[0] == len(every) and look.by_head.shape[1] >= PASSAGES for look in looked)
+    assert all((look.by_head >= 0).all() and look.by_head.any() for look in looked)
+    assert {look.half for look in looked} == {0, 1}
     assert told == [(0, 2), (1, 2), (2, 2)]
+
+
+def _finding(look: Look, finder: int) -> Numbers:
+    by_head = look.by_head.copy()
+    by_head[finder, list(look.gold)] = 1 + by_head.sum()
+    return by_head
 
 
 def test_too_few_lessons_are_refused(tiny: Callable[..., ReaderModel]) -> None:

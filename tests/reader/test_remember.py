@@ -227,6 +227,7 @@ def test_cancelled_while_it_recalls_it_leaves_nothing_behind(tiny: Tiny) -> None
         ({"window": 0, "overlap": None}, "window is 0"),
         ({"overlap": -1}, "overlap is -1"),
         ({"near": 0}, "near is 0"),
+        ({"layers": ()}, r"layers is \[\]; expected at least one layer that retrieves"),
         ({"rate": 0.5}, "rate is 0.5"),
         ({"rate": 65.0}, "rate is 65"),
     ],

@@ -109,7 +109,11 @@ def train(
 
 @heads.command()
 @lessons_option
-@click.option("--adapter", metavar="NAME", help="Look as with this adapter; none: the model as it is.")
+@click.option(
+    "--adapter",
+    metavar="NAME",
+    help="Look as with this adapter; none: the model as it is.  [default: the service's]",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is looked for.")
 @as_json
 @click.pass_obj
@@ -127,6 +131,8 @@ def choose(settings: Settings, /, lessons: Path, adapter: str | None, seed: int,
 
 
 def _chosen(card: dict[str, Any]) -> str:
+    if not card.keys() >= {"heads", "base_name", "found", "found_by_all"}:
+        return "damaged: the card cannot be read, or lacks what they were chosen by"
     named = ", ".join(f"{layer}.{head}" for layer, head in card["heads"])
     return (
         f"{named} for {card['base_name']}  the answer's passage looked at most in {card['found']:.2f},"
