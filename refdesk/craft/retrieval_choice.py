@@ -148,8 +148,8 @@ def choice(looks: Sequence[Look], heads: Heads) -> Choice:
     if found.found < found.found_by_all or found.found <= found.by_lot:
         raise InvalidLessons(
             f"by these lessons the best heads find {found.found:.2f} of the answers, all heads"
-            f" {found.found_by_all:.2f}, chance {found.by_lot:.2f}; expected the best to find more: give more lessons,"
-            " or such as the model can answer"
+            f" {found.found_by_all:.2f}, chance {found.by_lot:.2f}; expected more of the best. Give more lessons,"
+            " or some that the model can answer"
         )
     return found
 
