@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from refdesk.app.build import Desk
+from refdesk.app.jobs import cancel_job
 from refdesk.app.settings import Settings
 from refdesk.eval.comparison import compare
 from refdesk.eval.plan import RunSettings, make_plan
@@ -64,12 +65,16 @@ def evaluate(
     """Do what is not done yet in `folder`, print the tables, write a report for each task. What the runs share of
     passages is kept within `kv_memory_mb`."""
     desk = Desk(Settings(data=folder.resolve(), shared_data=str(data), kv_memory_mb=kv_memory_mb))
+    commit = source_commit()
+    known = [_known(desk, settings, commit) for settings in asked]
+    for left in list_runs(desk.engine, 1000, state=("queued", "running")):
+        if left not in known:  # of a measurement that was killed; it would be gone on with first
+            cancel_job(desk.engine, left.job_id)
     desk.start("evaluate")
     started = time.monotonic()
     by_task: dict[str, list[Run]] = {}
-    commit = source_commit()
-    for settings in asked:
-        run = _known(desk, settings, commit) or desk.start_runs([settings])[0]
+    for settings, begun in zip(asked, known, strict=True):
+        run = begun or desk.start_runs([settings])[0]
         by_task.setdefault(settings.task, []).append(run)
     for task, runs in by_task.items():
         done = [_finished(desk, run) for run in runs]
