@@ -108,7 +108,7 @@ class Reader:
         """What a question looks at most."""
         spans = [(first, min(first + STRETCH, len(tokens))) for first in range(0, len(tokens), STRETCH - OVERLAP)]
 
-        def passages(attended: Attended, count: int) -> list[Passage]:
+        def passages(attended: Attended, count: int, question: str | None) -> list[Passage]:
             best = most_attended(attended, [np.arange(len(tokens))], [spans], count)
             texts = [self.model.tokenizer.decode(list(tokens[slice(*spans[index])])) for _, index in best]
             return [Passage("novel", "", text, 0, len(text), score=0.0) for text in texts]

@@ -25,7 +25,7 @@ from refdesk.memory.unlimiformer import RecallRequest
 from refdesk.reader.engine import Engine
 from refdesk.reader.remember import RememberOptions, remember
 from refdesk.reader.retrieval_heads import Heads
-from refdesk.reader.whole_documents import document_front, encode_document, look
+from refdesk.reader.whole_documents import document_front, encode_document, look, z_scores
 from refdesk.retriever.chunk import chunk_text
 from refdesk.retriever.embedder import Embedder
 
@@ -90,15 +90,12 @@ def _tell(looks: list[Look], similar: list[Numbers], heads: Heads) -> None:
         scores = [(look.by_head[chosen[1 - look.half]].sum(0), look.gold) for look in looks]
         row(f"by the best {count} of the other half", *_found(scores))
         if count == CHOSEN:
-            both = [(_even(one) + _even(mass), gold) for one, (mass, gold) in zip(similar, scores, strict=True)]
-            row("by these and by similarity, as z-scores", *_found(both))
+            pairs = zip(similar, scores, strict=True)
+            both = [(z_scores(one) + z_scores(mass), gold) for one, (mass, gold) in pairs]
+            row("by these and by similarity, as `document` does", *_found(both))
     best, worths = best_heads(looks, CHOSEN), worth(looks)
     print(f"\nThe best of all: {[list(heads[index]) for index in best]}")
     print(f"mean reciprocal rank {', '.join(f'{worths[index]:.2f}' for index in best)}")
-
-
-def _even(scores: Numbers) -> Numbers:
-    return (scores - scores.mean()) / max(scores.std(), 1e-9)
 
 
 def _found(scored: list[tuple[Numbers, tuple[int, ...]]]) -> list[str]:

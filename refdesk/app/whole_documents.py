@@ -52,10 +52,14 @@ def whole_documents(
         raise not_remembered(desk, collection, missing, adapter)
     store = desk.open_store(collection)
 
-    def passages(attended: "Attended", count: int) -> list[Passage]:
+    def passages(attended: "Attended", count: int, question: str | None) -> list[Passage]:
         chunks = [store.spans(document.id) for document in documents]
         spans = [[(start, end) for _, start, end in some] for some in chunks]
-        best = most_attended(attended, [one.starts for one in found], spans, count)
+        similar = None
+        if question is not None:
+            known = store.similarity(question, [document.id for document in documents])
+            similar = [[known.get(chunk, 0.0) for chunk, _, _ in some] for some in chunks]
+        best = most_attended(attended, [one.starts for one in found], spans, count, similar)
         scores = {chunks[number][index][0]: 1 / rank for rank, (number, index) in enumerate(best, start=1)}
         return passages_of(desk.engine, store.hits(scores, count))
 

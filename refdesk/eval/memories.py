@@ -5,11 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from refdesk.eval.desk import Desk
 from refdesk.eval.example import Document
 from refdesk.memory.errors import InvalidMemory
 from refdesk.reader.passage import Passage
 from refdesk.retriever.chunk import Span, chunk_text
+from refdesk.retriever.ingest import headed
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from refdesk.memory.document_memory import DocumentMemory
@@ -24,12 +28,13 @@ _HELD_BYTES = 2**31
 
 @dataclass(frozen=True)
 class _Remembered:
-    """A document in memory, and the stretches of it that can be found."""
+    """A document in memory, and the stretches of it that can be found, with their vectors `[spans, dimension]`."""
 
     document: Document
     encoded: "EncodedDocument"
     memory: "DocumentMemory"
     spans: list[Span]
+    vectors: NDArray[np.float32]
 
 
 class Memories:
@@ -50,7 +55,7 @@ class Memories:
         self._options = options
         self._adapter = adapter
         self._heads = heads
-        self._count_tokens = desk.embedder.count_tokens
+        self._embedder = desk.embedder
         self._progress = progress
         self._held: OrderedDict[str, _Remembered] = OrderedDict()
 
@@ -74,11 +79,15 @@ class Memories:
                 " attended to in any case; expected more than these"
             )
 
-        def passages(mass: "Attended", count: int) -> list[Passage]:
+        def passages(mass: "Attended", count: int, question: str | None) -> list[Passage]:
             starts, spans = [one.encoded.starts for one in found], [one.spans for one in found]
+            similar = None
+            if question is not None:
+                asked = np.asarray(self._embedder.embed_query(question), dtype=np.float32)
+                similar = [(one.vectors @ asked).tolist() for one in found]
             return [
                 _passage(found[number].document, spans[number][index])
-                for number, index in most_attended(mass, starts, spans, count)
+                for number, index in most_attended(mass, starts, spans, count, similar)
             ]
 
         entries = RecallRequest.entries if attended is None else attended - near
@@ -103,8 +112,10 @@ class Memories:
                 heads=self._heads,
                 progress=lambda _: self._progress(),
             )
-            spans = chunk_text(document.text, _CHUNK, 0, self._count_tokens)
-            self._held[document.id] = _Remembered(document, encoded, memory, spans)
+            spans = chunk_text(document.text, _CHUNK, 0, self._embedder.count_tokens)
+            texts = [headed(document.title, document.text[one.start : one.end]) for one in spans]
+            vectors = np.asarray(self._embedder.embed_documents(texts), dtype=np.float32)
+            self._held[document.id] = _Remembered(document, encoded, memory, spans, vectors)
         self._held.move_to_end(document.id)
         return self._held[document.id]
 

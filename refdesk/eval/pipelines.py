@@ -217,7 +217,7 @@ PIPELINES: dict[str, Pipeline] = {
         _full,
     ),
     "document": Pipeline(
-        "the k chunks of whole documents that the question attends to most",
+        "the k chunks of whole documents that the question attends to most and that are most similar to it",
         True,
         _closed_book,
         remembers={},
@@ -235,7 +235,7 @@ PIPELINES: dict[str, Pipeline] = {
         remembers={"rate": 8.0, "keep": "infinipot"},
     ),
     "document_gold": Pipeline(
-        "the k chunks of the relevant documents, held whole, that the question attends to most",
+        "the same k chunks of the relevant documents, held whole",
         True,
         _closed_book,
         needs="relevance",

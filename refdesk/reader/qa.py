@@ -249,7 +249,7 @@ class QA:
             yield Token(written.text)
         used = prompt.used
         if whole and generation.recall is not None:
-            used = tuple(whole.passages(generation.recall.attended, _CITED))
+            used = tuple(whole.passages(generation.recall.attended, _CITED, None))
         quoted = cite_quotes(written.quotes, used)
         citations = quoted or cite(written.text, question, used)
         clock.lap("cite")

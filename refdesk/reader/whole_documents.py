@@ -27,19 +27,21 @@ Attended = Sequence[torch.Tensor]
 
 @dataclass(frozen=True)
 class WholeDocuments:
-    """What an answer is made over. `passages(attended, count)`: what of it was attended to most, best first.
-    `read`: the question alone attends to the memories, and the passages that it finds so are read as any others;
-    else the answer attends to them itself, and the passages are only cited."""
+    """What an answer is made over. `passages(attended, count, question)`: what of it was attended to most, best
+    first; given a question, how similar each is to it counts as much. `read`: the question alone attends to the
+    memories, and the passages that are found so are read as any others; else the answer attends to them itself,
+    and the passages are only cited."""
 
     recall: RecallRequest
-    passages: Callable[[Attended, int], Sequence[Passage]]
+    passages: Callable[[Attended, int, str | None], Sequence[Passage]]
     read: bool = True
 
     def find(
         self, question: str, count: int, model: "ReaderModel", adapter: "Adapter | None", submit: Submit
     ) -> tuple[Passage, ...]:
-        """The `count` passages that the question attends to most. Raises what `look` raises."""
-        return tuple(self.passages(look(self.recall, question, model, adapter, submit).attended, count))
+        """The `count` passages that the question attends to most and that are most similar to it. Raises what
+        `look` raises."""
+        return tuple(self.passages(look(self.recall, question, model, adapter, submit).attended, count, question))
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,27 @@ def most_attended(
     starts: Sequence[NDArray[np.integer[Any]]],
     spans: Sequence[Sequence[tuple[int, int]]],
     count: int,
+    similar: Sequence[Sequence[float]] | None = None,
 ) -> list[tuple[int, int]]:
     """Which `count` stretches of documents were attended to most, best first: the numbers of a document and of one
     of its `spans` `[start, end)`, by the mean over the tokens in it. `starts`: where the tokens of each document
-    begin. Stretches without a token are none."""
-    means = []
+    begin. Stretches without a token are none. `similar`: how similar each of the spans is to what is looked for;
+    both are then added as z-scores, for each finds what the other misses (docs/results.md)."""
+    places, means, alike = [], [], []
     for number, (of_one, begins, some) in enumerate(zip(attended, starts, spans, strict=True)):
         mass = of_one.double().cpu().numpy()
         for index, (start, end) in enumerate(some):
             first, last = np.searchsorted(begins, (start, end))
             if first < last:
-                means.append((-float(mass[first:last].mean()), number, index))
-    return [(number, index) for _, number, index in sorted(means)[:count]]
+                places.append((number, index))
+                means.append(float(mass[first:last].mean()))
+                alike.append(0.0 if similar is None else similar[number][index])
+    scores = np.asarray(means) if similar is None else z_scores(means) + z_scores(alike)
+    return [places[place] for place in np.argsort(-scores, kind="stable")[:count]]
+
+
+def z_scores(numbers: Sequence[float] | NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Numbers with the mean 0 and the deviation 1; all 0 where they are alike."""
+    found = np.asarray(numbers, dtype=np.float64)
+    spread = found - (found.mean() if len(found) else 0.0)
+    return spread / max(float(np.sqrt((spread**2).mean())) if len(found) else 0.0, 1e-12)

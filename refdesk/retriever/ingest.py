@@ -141,7 +141,7 @@ def _embed_chunks(engine: Engine, embedder: PassageEmbedder, document_id: str) -
     store = update(schema.chunk).where(_chunk.id == bindparam("chunk")).values(embedding=bindparam("vector"))
     for begin in range(0, len(rows), EMBED_BATCH):
         batch = rows[begin : begin + EMBED_BATCH]
-        vectors = embedder.embed_documents([f"{row.heading}\n{row.text}".lstrip() for row in batch])
+        vectors = embedder.embed_documents([headed(row.heading, row.text) for row in batch])
         with transaction(engine) as connection:
             connection.execute(
                 store,
@@ -151,6 +151,11 @@ def _embed_chunks(engine: Engine, embedder: PassageEmbedder, document_id: str) -
                 ],
             )
         yield len(rows) - begin - len(batch)
+
+
+def headed(heading: str, text: str) -> str:
+    """A chunk as it is embedded."""
+    return f"{heading}\n{text}".lstrip()
 
 
 def to_bytes(vector: list[float]) -> bytes:

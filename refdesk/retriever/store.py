@@ -114,13 +114,21 @@ class ChunkStore(VectorStore):
                 words = lexical_search(connection, self.collection.id, question, depth, documents)
         if search == "lexical":
             return self.hits(fuse([words]), k)
-        vector = np.asarray([self._embedder.embed_query(question)], dtype=np.float32)
-        vector /= max(float(np.linalg.norm(vector)), 1e-12)
         among = None if documents is None else self._chunk_ids(documents)
-        scores, ids = self._index.search(vector, depth, among)
+        scores, ids = self._index.search(self._vector(question), depth, among)
         if search == "dense":
             return self.hits(dict(zip(ids[0].tolist(), scores[0].tolist(), strict=True)), k)
         return self.hits(fuse([ids[0].tolist(), words]), k)
+
+    def similarity(self, question: str, documents: Sequence[str]) -> dict[int, float]:
+        """The inner product with the question, by the embedder, of every chunk of documents, which are named by
+        their ids; by the id of the chunk."""
+        self.refresh()
+        among = self._chunk_ids(documents)
+        if not len(among):
+            return {}
+        scores, ids = self._index.search(self._vector(question), len(among), among)
+        return dict(zip(ids[0].tolist(), scores[0].tolist(), strict=True))
 
     def refresh(self, *, flush: bool = False) -> None:
         """Make the index hold exactly what SQL says is searchable; `flush` also writes it to disk."""
@@ -161,6 +169,11 @@ class ChunkStore(VectorStore):
         ordered = statement.where(_document.id == document_id).order_by(_chunk.position)
         with self._engine.connect() as connection:
             return [(row.id, row.start, row.end) for row in connection.execute(ordered)]
+
+    def _vector(self, question: str) -> np.ndarray:
+        """`[1, dimension]`, of unit length."""
+        vector = np.asarray([self._embedder.embed_query(question)], dtype=np.float32)
+        return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
     def _revision_now(self) -> int:
         with self._engine.connect() as connection:

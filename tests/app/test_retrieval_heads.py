@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from refdesk.app import retrieval_heads
 from refdesk.app.retrieval_heads import choose_retrieval_heads, find_retrieval_heads
@@ -26,6 +27,7 @@ from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
 from refdesk.reader.remember import RememberOptions
 from refdesk.reader.retrieval_heads import Heads, in_layers
+from refdesk.retriever.ingest import headed
 from tests.app.papers import TEXT, ingest, papers, remember
 from tests.app.test_cli import data, refdesk
 from tests.craft.test_retrieval_choice import lessons_of
@@ -95,6 +97,25 @@ def test_questions_look_through_documents_by_them_in_the_service_and_in_evaluati
     assert looking() == [None, None]
     keep(desk, (2, 1), (0, 3), (1, 0))  # the first layer does not retrieve
     assert looking() == [((2, 1), (1, 0))] * 2
+
+
+def test_what_is_found_is_similar_to_the_question_too_in_the_service_and_in_evaluations(desk: SmallDesk) -> None:
+    """The question is a chunk as it was embedded, and attention has no opinion."""
+    desk.create_collection("papers", 20, 0)
+    ingest(desk, "a.txt", TEXT)
+    remember(desk, "a.txt")
+    served = desk.whole_documents(papers(desk), ["a.txt"], None)
+    evaluated = Memories(desk, RememberOptions(near=2), None, None, lambda: None).whole([Document("a", "", TEXT)])
+    for whole in (served, evaluated):
+        nothing = [torch.zeros(memory.plan.tokens) for memory in whole.recall.memories]
+        every = whole.passages(nothing, 100, None)
+        assert every[0].start == 0 and len(every) > 1
+        for one in every:
+            assert whole.passages(nothing, 1, headed(one.title, one.text))[0].start == one.start
+        looked = nothing[0].clone()
+        looked[-1] = 1.0  # who attends counts as much: of two it is the first or the second
+        found = {one.start for one in whole.passages([looked], 2, headed(every[0].title, every[0].text))}
+        assert found == {0, every[-1].start}
 
 
 def test_a_run_that_looks_by_some_heads_goes_on_with_no_others(desk: SmallDesk) -> None:

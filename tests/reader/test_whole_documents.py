@@ -21,6 +21,18 @@ def test_stretches_of_several_documents_are_ranked_together() -> None:
     assert most_attended(attended, starts, [[], [*spans[1], (6, 7)]], 9) == [(1, 0), (1, 1)]
 
 
+def test_what_is_similar_counts_as_much_as_what_is_attended_to() -> None:
+    starts, spans = [np.arange(4, dtype=np.int32)], [[(n, n + 1) for n in range(4)]]
+    attended = [torch.tensor([0.0, 0.0, 0.3, 0.4])]
+    found = [place for _, place in most_attended(attended, starts, spans, 4, [[0.1, 0.2, 0.9, 0.2]])]
+    assert found == [2, 3, 1, 0]
+    # Neither the size nor the place of the numbers counts, and what is alike says nothing.
+    other = [[10 * number - 50 for number in (0.1, 0.2, 0.9, 0.2)]]
+    assert [place for _, place in most_attended(attended, starts, spans, 4, other)] == found
+    assert most_attended(attended, starts, spans, 2, [[0.5] * 4]) == most_attended(attended, starts, spans, 2)
+    assert most_attended([torch.zeros(0)], [np.zeros(0, np.int32)], [[]], 2, [[]]) == []
+
+
 def test_attention_to_a_title_counts_for_no_stretch(tiny: Callable[..., ReaderModel]) -> None:
     for text in ("It is high. It has stairs.", "\n\n  It is high. It has stairs."):
         encoded = encode_document("The tower", text, tiny())

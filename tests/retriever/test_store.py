@@ -277,6 +277,22 @@ def test_a_sample_is_of_searchable_chunks_and_follows_its_seed(
         assert document_text(engine, hit.document_id)[hit.start : hit.end] == hit.text
 
 
+def test_the_similarity_of_every_chunk_is_what_a_dense_search_ranks_by(
+    engine: Engine, collection: Collection, store: ChunkStore, word_embedder: WordEmbedder
+) -> None:
+    for name in ("a.txt", "b.txt"):
+        put(engine, collection, word_embedder, name, LONG.replace("topic", name[0]))
+    document = get_document(engine, collection, "b.txt")
+    found = store.similarity("b7", [document.id])
+    ranked = store.retrieve("b7", 1000, ["b.txt"], search="dense")
+    assert len(found) == document.num_chunks
+    assert found == {hit.chunk_id: hit.score for hit in ranked}
+    both = [document.id, get_document(engine, collection, "a.txt").id]
+    assert len(store.similarity("b7", both)) == len(store.retrieve("b7", 1000, search="dense"))
+    delete_document(engine, document)
+    assert store.similarity("b7", [document.id]) == {}
+
+
 def test_the_chunks_of_a_document_come_in_the_order_of_its_text(
     engine: Engine, collection: Collection, store: ChunkStore, word_embedder: WordEmbedder
 ) -> None:
