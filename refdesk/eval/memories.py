@@ -39,8 +39,8 @@ class _Remembered:
 
 class Memories:
     """Memories in RAM of the documents that are asked about, each made when it is first asked about; of the oldest
-    no more are held than 2 GiB, beside those in use. `heads` thin them, where `options` have it.
-    `progress` is called after every chunk that is read; what it raises ends the reading."""
+    no more are held than 2 GiB, beside those in use. `heads` thin them, where
+    `options` have it. `progress` is called after every chunk that is read; what it raises ends the reading."""
 
     def __init__(
         self,
@@ -115,6 +115,7 @@ class Memories:
             spans = chunk_text(document.text, _CHUNK, 0, self._embedder.count_tokens)
             texts = [headed(document.title, document.text[one.start : one.end]) for one in spans]
             vectors = np.asarray(self._embedder.embed_documents(texts), dtype=np.float32)
+            vectors = vectors.reshape(len(texts), self._embedder.dimension)  # of none, too
             self._held[document.id] = _Remembered(document, encoded, memory, spans, vectors)
         self._held.move_to_end(document.id)
         return self._held[document.id]
