@@ -90,7 +90,7 @@ def test_what_is_found_is_shortened_and_quoted_as_any_passages_are(desk: SmallDe
 def test_a_question_that_finds_nothing_has_no_answer(desk: SmallDesk) -> None:
     remember(desk, "a.txt")
     whole = desk.whole_documents(papers(desk), ["a.txt"], None)
-    nothing = AnswerOptions(whole=replace(whole, passages=lambda attended, count: []))
+    nothing = AnswerOptions(whole=replace(whole, passages=lambda attended, count, question: []))
     assert desk.qa("papers").answer(QUESTION, nothing).finish_reason == "no_passages"
 
 
