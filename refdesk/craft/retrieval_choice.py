@@ -16,11 +16,12 @@ from refdesk.craft.heads_lessons import heads_lessons
 from refdesk.craft.lesson import Lesson
 from refdesk.memory.unlimiformer import RecallRequest
 from refdesk.reader.adapter import Adapter
+from refdesk.reader.forward import query_heads
 from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
 from refdesk.reader.prompt import passage_text
 from refdesk.reader.remember import RememberOptions, remember
-from refdesk.reader.retrieval_heads import Heads, query_heads
+from refdesk.reader.retrieval_heads import Heads
 from refdesk.reader.submission import Submit
 from refdesk.reader.whole_documents import document_front, look
 
@@ -177,7 +178,7 @@ def reciprocal_rank(scores: Numbers, gold: Sequence[int]) -> Numbers:
 
 def first_share(scored: Sequence[Scored], count: int = 1) -> float:
     """How often gold is among the `count` best, of the scores `[stretches]` of each question and its gold."""
-    return float(np.mean([bool(set(np.argsort(-scores)[:count]) & set(gold)) for scores, gold in scored]))
+    return float(np.mean([reciprocal_rank(scores, gold) >= 1 / count for scores, gold in scored]))
 
 
 def _places(shown: Sequence[Passage], oracles: Sequence[Passage]) -> tuple[int, ...]:

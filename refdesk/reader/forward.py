@@ -16,10 +16,16 @@ from refdesk.reader.adapter import Adapter
 from refdesk.reader.model import ReaderModel
 
 
+def query_heads(model: ReaderModel) -> int:
+    """Of a layer."""
+    count: int = model.model.config.get_text_config().num_attention_heads
+    return count
+
+
 def cache_shape(model: ReaderModel) -> CacheShape:
     """What the model keeps of each token."""
     config = model.model.config.get_text_config()
-    heads = config.num_attention_heads
+    heads = query_heads(model)
     return CacheShape(
         layers=config.num_hidden_layers,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,

@@ -12,9 +12,8 @@ from safetensors.torch import load_file
 from refdesk.memory.retaining_heads import RetainingHeads
 from refdesk.reader.adapter import Adapter
 from refdesk.reader.errors import HeadsMismatch, HeadsNotFound
-from refdesk.reader.forward import cache_shape
+from refdesk.reader.forward import cache_shape, query_heads
 from refdesk.reader.model import ReaderModel
-from refdesk.reader.retrieval_heads import query_heads
 
 _CARD = ("base_name", "base_fingerprint", "adapter_name", "adapter_fingerprint")
 

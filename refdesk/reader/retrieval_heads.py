@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from refdesk.reader.errors import HeadsMismatch, HeadsNotFound
-from refdesk.reader.forward import cache_shape
+from refdesk.reader.forward import cache_shape, query_heads
 from refdesk.reader.model import ReaderModel
 
 Heads = tuple[tuple[int, int], ...]
@@ -35,7 +35,7 @@ def load_retrieval_heads(path: Path, model: ReaderModel) -> Heads:
     """
     try:
         card = msgspec.json.decode(path.read_bytes(), type=_Card)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, ValueError) as error:
         raise HeadsNotFound(f"{path} names no retrieval heads: {error}") from error
     if card.base_fingerprint != model.fingerprint:
         raise HeadsMismatch(
@@ -51,12 +51,6 @@ def load_retrieval_heads(path: Path, model: ReaderModel) -> Heads:
                 f" {layers - 1}, which {model.name} has"
             )
     return card.heads
-
-
-def query_heads(model: ReaderModel) -> int:
-    """Of a layer."""
-    count: int = model.model.config.get_text_config().num_attention_heads
-    return count
 
 
 def in_layers(heads: Heads | None, layers: Collection[int]) -> Heads | None:

@@ -146,6 +146,7 @@ def test_the_desks_own_come_before_shipped_ones_and_none_are_another_models(
     ("card", "error", "told"),
     [
         ("{", HeadsNotFound, "names no retrieval heads: Input data was truncated"),
+        ('{"heads": [[2, 1]], "base_fingerprint": "é"}', HeadsNotFound, "names no retrieval heads"),
         ('{"heads": [[1]], "base_fingerprint": "llama-test"}', HeadsNotFound, "names no retrieval heads"),
         ('{"heads": [[2.5, 1]], "base_fingerprint": "llama-test"}', HeadsNotFound, "Expected `int`"),
         ('{"heads": [[1e999, 1]], "base_fingerprint": "llama-test"}', HeadsNotFound, "names no retrieval heads"),
@@ -168,7 +169,7 @@ def test_the_desks_own_come_before_shipped_ones_and_none_are_another_models(
 def test_a_card_that_is_damaged_is_told(desk: SmallDesk, card: str, error: type[Exception], told: str) -> None:
     folder = desk.settings.data / "retrieval_heads"
     folder.mkdir()
-    (folder / "llama-test.json").write_text(card)
+    (folder / "llama-test.json").write_bytes(card.encode("latin-1"))
     with pytest.raises(error, match=rf"llama-test\.json .*{told}"):
         _ = desk.retrieval_heads
 
