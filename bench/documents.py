@@ -25,7 +25,7 @@ from refdesk.reader.adapter import Adapter
 from refdesk.reader.engine import Engine
 from refdesk.reader.generation import Generation, GenerationRequest
 from refdesk.reader.model import ReaderModel
-from refdesk.reader.prompt import encode_answer, encode_segments
+from refdesk.reader.prompt import AskedReading, encode_answer, encode_segments
 from refdesk.reader.remember import RememberOptions, remember
 from refdesk.reader.whole_documents import document_front
 
@@ -39,14 +39,15 @@ _SQUAD = RunSettings("squad", "full", {"context": "article"}, part="validation",
 _OTHER = replace(_SQUAD, task_options={}, limit=5)
 
 
-def compared(run: RunSettings) -> list[RunSettings]:
-    """Ways to answer over the same texts."""
+def compared(run: RunSettings, reading: AskedReading = "together") -> list[RunSettings]:
+    """Ways to answer over the same texts. Together with the question, what a policy thins is read again for every
+    question; apart, once for all that are asked of it."""
     thinned = [{"policy": policy, "budget": ATTENDED} for policy in ("locret", "infinipot")]
-    few = min(run.limit or 5, max(5, (run.limit or 0) // 4))  # these read all of it again for every question
+    few = None if run.limit is None else min(run.limit, max(5, run.limit // 4))
     return [
         *(replace(run, pipeline=name) for name in ("closed_book", "truncation", "top_k", "document", "attended")),
         *(replace(run, pipeline=f"document_{policy}") for policy in ("locret", "infinipot")),
-        *(replace(run, pipeline="full", reading="together", memory=memory, limit=few) for memory in thinned),
+        *(replace(run, pipeline="full", reading=reading, memory=memory, limit=few) for memory in thinned),
     ]
 
 
@@ -55,11 +56,19 @@ SETS = {
     "fairytaleqa": compared(replace(_OTHER, task="fairytaleqa", limit=12)),
     "squality": compared(replace(_OTHER, task="squality", part="all")),
     "qmsum": compared(replace(_OTHER, task="qmsum")),
+    # Of each text five keys are asked for, at the depths 0.1, 0.3, 0.5, 0.7 and 0.9.
     **{
         f"keys{times}": compared(
-            replace(_OTHER, task="kv", task_options={"keys": 110 * times}, part="all", limit=2)
+            replace(
+                _OTHER,
+                task="kv",
+                task_options={"keys": 110 * times, "questions": 5, "texts": 1 if times > 4 else 2},
+                part="all",
+                limit=None,
+            ),
+            reading="apart",
         )
-        for times in (2, 4, 16)
+        for times in (2, 4, 16, 64)
     },
     # The filings that a question is about.
     "sec10q": [

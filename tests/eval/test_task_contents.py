@@ -153,6 +153,19 @@ def test_the_gold_line_of_kv_stands_as_deep_in_a_longer_text(shared_data: Path) 
         )
 
 
+def test_several_questions_of_kv_ask_one_text_from_its_beginning_to_its_end(shared_data: Path) -> None:
+    examples = read("kv", shared_data, keys=200, questions=5, texts=2)
+    assert [example.facts["gold_at"] for example in examples] == 2 * [20, 60, 100, 140, 180]
+    for text in (examples[:5], examples[5:]):
+        assert len({example.documents[0].id for example in text}) == 1
+    assert examples[0].documents[0].id != examples[5].documents[0].id
+    for example in examples:
+        (line,) = gold_texts(example)
+        (key,) = re.findall(r'"(.+)"\?$', example.question)
+        assert line == f'"{key}": "{example.answers[0]}"'
+        assert example.documents[0].text.count(key) == 1
+
+
 @pytest.mark.parametrize("depth", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("words", [200, 5000])
 def test_a_needle_stands_once_at_the_depth_that_was_asked(depth: float, words: int, shared_data: Path) -> None:

@@ -119,7 +119,7 @@ def test_an_unknown_task_is_refused_with_those_that_exist() -> None:
 
 
 def test_an_unknown_option_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(InvalidTaskOption, match=r"kv: unknown option 'depth'; known: keys, gold_at"):
+    with pytest.raises(InvalidTaskOption, match=r"kv: unknown option 'depth'; known: keys, gold_at, "):
         find_task("kv", {"depth": 1})
     with pytest.raises(InvalidTaskOption, match=r"clapnq: unknown option 'depth'; it has none"):
         find_task("clapnq", {"depth": 1})
@@ -136,10 +136,13 @@ def test_an_unknown_option_is_refused_with_those_that_exist() -> None:
         ("squad", {"context": "page"}, "squad: context is 'page'; expected one of paragraph, article"),
         ("policyqa", {"context": "article"}, "policyqa: context is 'article'; expected one of paragraph, policy"),
         ("qmsum", {"queries": "both"}, "qmsum: queries is 'both'; expected one of specific, general, all"),
-        ("kv", {"keys": 1}, "kv: keys is 1; expected 2 to 3000"),
-        ("kv", {"keys": 3001}, "kv: keys is 3001; expected 2 to 3000"),
+        ("kv", {"keys": 1}, "kv: keys is 1; expected 2 to 30000"),
+        ("kv", {"keys": 30001}, "kv: keys is 30001; expected 2 to 30000"),
         ("kv", {"keys": 10, "gold_at": 10}, "kv: gold_at is 10; expected -1 to 9"),
         ("kv", {"gold_at": -2}, "kv: gold_at is -2; expected -1 to 74"),
+        ("kv", {"keys": 10, "questions": 11}, "kv: questions is 11; expected 1 to 10"),
+        ("kv", {"gold_at": 3, "questions": 2}, "kv: gold_at is 3, but questions is 2; expected one or the other"),
+        ("kv", {"texts": 501}, "kv: texts is 501; expected 1 to 500"),
         ("needle", {"words": 99}, "needle: words is 99; expected 100 to 550000"),
         ("needle", {"words": 550_001}, "needle: words is 550001; expected 100 to 550000"),
         ("needle", {"depth": 1.01}, "needle: depth is 1.01; expected 0 to 1"),
