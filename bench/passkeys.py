@@ -6,9 +6,11 @@ what they leave is put into the memory, in RAM: the same as if the whole text ha
 and the first question are those of Mohtashami and Jaggi (arXiv 2305.16300); the second cannot be taken to ask what
 a pass key is.
 
-A question looks for them, and the best of the stretches that it looks at are read (`context: document`), one or
-three; one passkey at each depth is asked for without reading anything, too (`attended`). A passkey is found if it
-stands whole in what is read, and said if it is in the answer, which may not be that there is none.
+Of the stretches that a question looks at and that are similar to it the best are read (`context: document`), one
+or three; one passkey at each depth is asked for without reading anything, too (`attended`). A passkey is found if
+it stands whole in what is read, and said if it is in the answer, which may not be that there is none. Beside it
+stands in how many a stretch with the passkey is the best by similarity alone, as passages are retrieved (dense),
+and by attention alone.
 """
 
 import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importing torch reads that)
@@ -23,6 +25,7 @@ from statistics import mean, median
 from time import perf_counter
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.documents import MEMORIES, NEW
 from bench.kv_memory import MODELS, head, note, row
@@ -30,6 +33,7 @@ from bench.long import answering, nlls, reader_and_novel
 from refdesk.app.retrieval_heads import find_retrieval_heads
 from refdesk.memory.document_memory import DocumentMemory
 from refdesk.memory.errors import InvalidMemory
+from refdesk.memory.options import Looking
 from refdesk.memory.sequence import Sequence
 from refdesk.memory.unlimiformer import RecallRequest
 from refdesk.reader.adapter import Adapter
@@ -43,18 +47,19 @@ from refdesk.reader.remember import RememberOptions, entries_of, remember
 from refdesk.reader.retrieval_heads import Heads
 from refdesk.reader.submission import generated
 from refdesk.reader.whole_documents import (
-    Attended,
-    WholeDocuments,
     document_front,
+    look,
     looking_through,
     most_attended,
 )
+from refdesk.retriever.embedder import Embedder
 
 TOKENS = (16_000, 32_000, 131_000, 524_000)
 DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 EACH = 4
 STRETCH, OVERLAP = 200, 40  # as the chunks of a collection
 READ = (1, 3)
+ALONE = ("similarity", "attention")
 SENTENCE = " The pass key is {0}. Remember it. {0} is the pass key. "
 SAID = "{0} is the pass key"
 QUESTIONS = ("What is the pass key?", "What number is the pass key?")
@@ -68,6 +73,7 @@ class Reader:
     model: ReaderModel
     adapter: Adapter | None
     heads: Heads | None
+    embedder: Embedder
 
     def remembered(self, tokens: tuple[int, ...]) -> Path:
         """The folder of a memory of `tokens`, which is made if it is not there."""
@@ -104,19 +110,45 @@ class Reader:
             generated(self.engine.submit, [request])
         return memory
 
-    def found(self, question: str, memory: DocumentMemory, tokens: tuple[int, ...]) -> tuple[Passage, ...]:
-        """What a question looks at most."""
+    def stretches(self, tokens: tuple[int, ...]) -> "Stretches":
+        """What can be found of a text."""
         spans = [(first, min(first + STRETCH, len(tokens))) for first in range(0, len(tokens), STRETCH - OVERLAP)]
+        return Stretches(spans, self._vectors(tokens, spans))
 
-        def passages(attended: Attended, count: int, question: str | None) -> list[Passage]:
-            best = most_attended(attended, [np.arange(len(tokens))], [spans], count)
-            texts = [self.model.tokenizer.decode(list(tokens[slice(*spans[index])])) for _, index in best]
-            return [Passage("novel", "", text, 0, len(text), score=0.0) for text in texts]
+    def with_passkey(self, of: "Stretches", tokens: tuple[int, ...], start: int, end: int) -> "Stretches":
+        """The same of a text that differs from `start` to `end`."""
+        other = [index for index, (first, last) in enumerate(of.spans) if first < end and start < last]
+        vectors = of.vectors.copy()
+        vectors[other] = self._vectors(tokens, [of.spans[index] for index in other])
+        return Stretches(of.spans, vectors)
 
+    def _vectors(self, tokens: tuple[int, ...], spans: list[tuple[int, int]]) -> NDArray[np.float32]:
+        return self.embedder.embed([self._text(tokens, span) for span in spans])
+
+    def _text(self, tokens: tuple[int, ...], span: tuple[int, int]) -> str:
+        return self.model.tokenizer.decode(list(tokens[slice(*span)]))
+
+    def found(
+        self, question: str, memory: DocumentMemory, tokens: tuple[int, ...], of: "Stretches"
+    ) -> dict[str, tuple[Passage, ...]]:
+        """The best stretches for a question, by what is asked for them."""
         # The index knows the text without the passkey.
-        recall = replace(looking_through((memory,), RecallRequest.entries, self.heads), exact=True)
-        whole = WholeDocuments(recall, passages)
-        return whole.find(question, max(READ), self.model, self.adapter, self.engine.submit)
+        recall = replace(looking_through((memory,), Looking(), self.heads, self.model.window), exact=True)
+        attended = look(recall, question, self.model, self.adapter, self.engine.submit).attended
+        similar = of.vectors @ self.embedder.embed([question])[0]
+        spans, starts, most = [of.spans], [np.arange(len(tokens))], max(READ)
+        best = {
+            "both": [index for _, index in most_attended(attended, starts, spans, most, [similar.tolist()])],
+            "attention": [index for _, index in most_attended(attended, starts, spans, most)],
+            "similarity": np.argsort(-similar, kind="stable")[:most].tolist(),
+        }
+        return {
+            by: tuple(
+                Passage("novel", "", text, 0, len(text), score=0.0)
+                for text in (self._text(tokens, of.spans[index]) for index in some)
+            )
+            for by, some in best.items()
+        }
 
     def read(self, question: str, passages: tuple[Passage, ...], passkey: str) -> Answer:
         """With no way out."""
@@ -138,11 +170,21 @@ class Reader:
         return self.engine.submit(request).result()
 
 
+@dataclass(frozen=True)
+class Stretches:
+    """Of a text what can be found: `[start, end)` in tokens, and their vectors."""
+
+    spans: list[tuple[int, int]]
+    vectors: NDArray[np.float32]
+
+
 @dataclass
 class Asked:
-    """What came of one question at one depth: the answers over the best stretches by how many were read, the
-    seconds that finding took, and the first passkey `attended` and closed book."""
+    """What came of one question at one depth: in how many a stretch with the passkey is the best by either alone,
+    the answers over the best by both by how many were read, the seconds that finding took, and the first passkey
+    `attended` and closed book."""
 
+    alone: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ALONE, 0))
     read: dict[int, list[Answer]] = field(default_factory=lambda: {count: [] for count in READ})
     seconds: list[float] = field(default_factory=list)
     whole: list[Generation] = field(default_factory=list)
@@ -153,15 +195,19 @@ def main(data: Path, lengths: tuple[int, ...] = TOKENS) -> None:
     model, adapter, novel = reader_and_novel(data)
     print(f"bfloat16, entries {RecallRequest.entries}, stretches of {STRETCH}, {EACH} passkeys at each depth\n")
     of = (f"{what} of {count}" for count in READ for what in ("found in the best", "said", "nll"))
+    alone = (f"the best by {by} alone" for by in ALONE)
     head(
-        *("tokens", "times the window", "depth", "question", *of, "seconds to find", "attended: said", "nll"),
+        *("tokens", "times the window", "depth", "question", *alone, *of, "seconds to find"),
+        *("attended: said", "nll"),
         *("closed book nll", "what else it said of the best"),
     )
     with Engine(model) as engine:
-        reader = Reader(engine, model, adapter, find_retrieval_heads(MODELS, model))
+        reader = Reader(engine, model, adapter, find_retrieval_heads(MODELS, model), Embedder())
         for count in lengths:
+            text = tuple(islice(cycle(novel), count))
+            stretches = reader.stretches(text)
             for depth, passkeys in drawn(count):
-                _rows(reader, tuple(islice(cycle(novel), count)), depth, passkeys)
+                _rows(reader, text, stretches, depth, passkeys)
 
 
 def drawn(seed: int) -> Iterator[tuple[float, list[str]]]:
@@ -171,7 +217,7 @@ def drawn(seed: int) -> Iterator[tuple[float, list[str]]]:
         yield depth, [str(draw.randrange(10_000, 100_000)) for _ in range(EACH)]
 
 
-def _rows(reader: Reader, text: tuple[int, ...], depth: float, passkeys: list[str]) -> None:
+def _rows(reader: Reader, text: tuple[int, ...], stretches: Stretches, depth: float, passkeys: list[str]) -> None:
     folder = reader.remembered(text)
     asked = {question: Asked() for question in QUESTIONS}
     for passkey in passkeys:
@@ -180,12 +226,15 @@ def _rows(reader: Reader, text: tuple[int, ...], depth: float, passkeys: list[st
         end = start + len(needle)
         tokens = text[:start] + tuple(needle) + text[end:]
         memory = reader.changed(folder, tokens, start, end)
+        changed = reader.with_passkey(stretches, tokens, start, end)
         for question, of in asked.items():
             started = perf_counter()
-            found = reader.found(question, memory, tokens)
+            found = reader.found(question, memory, tokens, changed)
             of.seconds.append(perf_counter() - started)
+            for by in ALONE:
+                of.alone[by] += SAID.format(passkey) in found[by][0].text
             for count, answers in of.read.items():
-                answers.append(reader.read(question, found[:count], passkey))
+                answers.append(reader.read(question, found["both"][:count], passkey))
             if not of.whole:
                 of.whole = [reader.attended(question, one, passkey) for one in (memory, None)]
     for question, of in asked.items():
@@ -194,6 +243,7 @@ def _rows(reader: Reader, text: tuple[int, ...], depth: float, passkeys: list[st
 
 
 def _cells(of: Asked, passkeys: list[str]) -> Iterator[str]:
+    yield from (str(count) for count in of.alone.values())
     for answers in of.read.values():
         pairs = list(zip(passkeys, answers, strict=True))
         yield str(sum(any(SAID.format(key) in one.text for one in answer.passages) for key, answer in pairs))

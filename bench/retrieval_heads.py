@@ -28,6 +28,7 @@ from refdesk.reader.retrieval_heads import Heads
 from refdesk.reader.whole_documents import document_front, encode_document, look, z_scores
 from refdesk.retriever.chunk import chunk_text
 from refdesk.retriever.embedder import Embedder
+from refdesk.retriever.store import fuse
 
 ARTICLES, QUESTIONS, CHOSEN = 12, 8, 4
 LONGEST = 45_000  # characters
@@ -90,12 +91,20 @@ def _tell(looks: list[Look], similar: list[Numbers], heads: Heads) -> None:
         scores = [(look.by_head[chosen[1 - look.half]].sum(0), look.gold) for look in looks]
         row(f"by the best {count} of the other half", *_found(scores))
         if count == CHOSEN:
-            pairs = zip(similar, scores, strict=True)
-            both = [(z_scores(one) + z_scores(mass), gold) for one, (mass, gold) in pairs]
+            pairs = [(one, mass, gold) for one, (mass, gold) in zip(similar, scores, strict=True)]
+            both = [(z_scores(one) + z_scores(mass), gold) for one, mass, gold in pairs]
             row("by these and by similarity, as `document` does", *_found(both))
+            ranked = [(_fused(one, mass), gold) for one, mass, gold in pairs]
+            row("by these and by similarity, ranks fused as hybrid search does", *_found(ranked))
     best, worths = best_heads(looks, CHOSEN), worth(looks)
     print(f"\nThe best of all: {[list(heads[index]) for index in best]}")
     print(f"mean reciprocal rank {', '.join(f'{worths[index]:.2f}' for index in best)}")
+
+
+def _fused(*scores: Numbers) -> Numbers:
+    """Of each stretch, by its ranks alone."""
+    by_place = fuse([np.argsort(-some, kind="stable").tolist() for some in scores])
+    return np.asarray([by_place[place] for place in range(len(by_place))])
 
 
 def _found(scored: list[tuple[Numbers, tuple[int, ...]]]) -> list[str]:

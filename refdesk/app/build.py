@@ -33,7 +33,7 @@ from refdesk.app.passages import passages_of
 from refdesk.app.remembering import MemorySettings, Remembering, start_remembering
 from refdesk.app.retrieval_heads import find_retrieval_heads
 from refdesk.app.settings import Settings
-from refdesk.app.whole_documents import ENTRIES, whole_documents
+from refdesk.app.whole_documents import whole_documents
 from refdesk.app.worker import Worker
 from refdesk.compressor.options import CompressionOptions
 from refdesk.craft.card import read_card
@@ -43,6 +43,7 @@ from refdesk.eval.corpus import is_of_dataset
 from refdesk.eval.plan import RunSettings
 from refdesk.eval.run import Run
 from refdesk.eval.runs import delete_dataset
+from refdesk.memory.options import Looking
 from refdesk.reader.errors import AdapterNotFound
 from refdesk.reader.passage import Passage
 from refdesk.reader.qa import QA, Retrieve
@@ -348,13 +349,13 @@ class Desk:
         collection: Collection,
         sources: Sequence[str],
         adapter: "Adapter | None",
-        entries: int = ENTRIES,
+        how: Looking | None = None,
         read: bool = True,
     ) -> "WholeDocuments":
         """By id or source id; see `app.whole_documents`. Raises UnknownDocument, MemoryNotFound, InvalidMemory."""
         found = [get_document(self.engine, collection, source) for source in sources]
         documents = list({document.id: document for document in found}.values())
-        return whole_documents(self, collection, documents, adapter, entries, read)
+        return whole_documents(self, collection, documents, adapter, how or Looking(), read)
 
     def delete_document(self, collection: Collection, key: str) -> None:
         """Remove a document everywhere. Raises UnknownDocument."""

@@ -7,10 +7,10 @@ from typing import Literal, get_args
 
 from refdesk.app.build import Desk
 from refdesk.app.memories import MemoryNotFound
-from refdesk.app.whole_documents import ENTRIES, not_remembered, reader_fingerprint
+from refdesk.app.whole_documents import not_remembered, reader_fingerprint
 from refdesk.compressor.options import CompressionOptions
 from refdesk.memory.errors import InvalidMemory
-from refdesk.memory.options import MOST_ENTRIES
+from refdesk.memory.options import MOST_ENTRIES, Looking, Places
 from refdesk.reader.errors import InvalidOption
 from refdesk.reader.qa import AnswerOptions
 from refdesk.retriever.collections import Collection, get_collection
@@ -27,7 +27,8 @@ _MOST_FOUND = 2  # of them, where none are named
 class AnswerContext:
     """`asked`: the `passages` that are retrieved; those that the question attends to in whole documents
     (`document`); these themselves, `attended` to by question and answer; or `auto`. `entries`: how many far
-    entries of documents a row attends to in each layer and KV head; None for 64.
+    entries of documents a row attends to in each layer and KV head; None for 64. `places`: where they stand for
+    it; None for `clipped`.
 
     `auto` is `document` for an answer over named documents whose chunks are more than `k`, if each has a memory
     and the answer is not a long one: there retrieved passages were better (docs/results.md).
@@ -38,12 +39,16 @@ class AnswerContext:
 
     asked: AskedContext = "passages"
     entries: int | None = None
+    places: Places | None = None
 
     def __post_init__(self) -> None:
         if self.asked not in get_args(AskedContext):
             raise InvalidOption("context", self.asked, f"one of {', '.join(get_args(AskedContext))}")
-        if self.entries is not None and self.asked == "passages":
-            raise InvalidOption("entries", self.entries, "nothing, for context is 'passages'")
+        for option, value in (("entries", self.entries), ("places", self.places)):
+            if value is not None and self.asked == "passages":
+                raise InvalidOption(option, value, "nothing, for context is 'passages'")
+        if self.places not in (None, *get_args(Places)):
+            raise InvalidOption("places", self.places, f"one of {', '.join(get_args(Places))}")
         if self.entries is not None and not 1 <= self.entries <= MOST_ENTRIES:
             raise InvalidOption("entries", self.entries, f"1 to {MOST_ENTRIES}")
 
@@ -69,21 +74,20 @@ class AnswerContext:
         if self.asked == "passages":
             return options
         collection = get_collection(desk.engine, collection_name)
-        entries = ENTRIES if self.entries is None else self.entries
+        asked = {"entries": self.entries, "places": self.places}
+        how = Looking(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
         if self.asked == "auto":
             if not _wants_whole(desk, collection, options):
                 return options
             with suppress(MemoryNotFound, InvalidMemory):
-                whole = desk.whole_documents(collection, options.documents or (), options.adapter, entries)
+                whole = desk.whole_documents(collection, options.documents or (), options.adapter, how)
                 return replace(options, whole=whole)
             return options
         sources = options.documents or _found(desk, collection, question, options)
         if not sources:  # nothing is found either where it is retrieved
             return options
         read = self.asked == "document"
-        return replace(
-            options, whole=desk.whole_documents(collection, sources, options.adapter, entries, read=read)
-        )
+        return replace(options, whole=desk.whole_documents(collection, sources, options.adapter, how, read=read))
 
 
 def _wants_whole(desk: Desk, collection: Collection, options: AnswerOptions) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from refdesk.app.document_reading import Desk
 from refdesk.app.memories import MemoryNotFound
 from refdesk.app.passages import passages_of
+from refdesk.memory.options import Looking
 from refdesk.reader.passage import Passage
 from refdesk.retriever.collections import Collection
 from refdesk.retriever.documents import Document
@@ -14,9 +15,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs 
     from refdesk.reader.adapter import Adapter
     from refdesk.reader.model import ReaderModel
     from refdesk.reader.whole_documents import Attended, WholeDocuments
-
-ENTRIES = 64
-"""Far entries that a row attends to in each layer and KV head, where nothing else is asked."""
 
 
 def reader_fingerprint(model: "ReaderModel", adapter: "Adapter | None") -> str:
@@ -32,7 +30,7 @@ def whole_documents(
     collection: Collection,
     documents: Sequence[Document],
     adapter: "Adapter | None",
-    entries: int,
+    how: Looking,
     read: bool,
 ) -> "WholeDocuments":
     """What an answer is made over: these documents of the collection. `read`: what the question looks at is;
@@ -40,7 +38,7 @@ def whole_documents(
 
     Raises:
         MemoryNotFound: some have no memory for this model and adapter.
-        InvalidMemory: `entries` out of range, or memories that cannot be attended to together.
+        InvalidMemory: see `reader.whole_documents.looking_through`.
     """
     from refdesk.reader.whole_documents import WholeDocuments, looking_through, most_attended
 
@@ -63,7 +61,8 @@ def whole_documents(
         scores = {chunks[number][index][0]: 1 / rank for rank, (number, index) in enumerate(best, start=1)}
         return passages_of(desk.engine, store.hits(scores, count))
 
-    recall = looking_through(tuple(one.memory for one in found), entries, desk.retrieval_heads)
+    memories = tuple(one.memory for one in found)
+    recall = looking_through(memories, how, desk.retrieval_heads, desk.reader[0].window)
     return WholeDocuments(recall, passages, read)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from refdesk.eval.desk import Desk
 from refdesk.eval.example import Document
 from refdesk.memory.errors import InvalidMemory
+from refdesk.memory.options import Looking
 from refdesk.reader.passage import Passage
 from refdesk.retriever.chunk import Span, chunk_text
 from refdesk.retriever.ingest import headed
@@ -68,7 +69,6 @@ class Memories:
             InvalidMemory: what is near leaves none of them to look for.
             Interrupted, EngineClosed: the engine is closed.
         """
-        from refdesk.memory.unlimiformer import RecallRequest
         from refdesk.reader.whole_documents import WholeDocuments, looking_through, most_attended
 
         found = [self._remembered(document) for document in documents]
@@ -90,8 +90,9 @@ class Memories:
                 for number, index in most_attended(mass, starts, spans, count, similar)
             ]
 
-        entries = RecallRequest.entries if attended is None else attended - near
-        recall = looking_through(tuple(one.memory for one in found), entries, self._retrieval_heads)
+        how = Looking() if attended is None else Looking(attended - near)
+        memories = tuple(one.memory for one in found)
+        recall = looking_through(memories, how, self._retrieval_heads, self._model.window)
         return WholeDocuments(recall, passages, read=attended is None)
 
     def _remembered(self, document: Document) -> _Remembered:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.policies import POLICIES
@@ -12,9 +12,19 @@ from refdesk.named_options import fits, made
 MOST_ENTRIES = 2**16
 """Far ones of a document that a row attends to in each layer and KV head, at most."""
 
+Places = Literal["clipped", "scaled", "true"]
+
 _DEFAULT_POLICY = "kv_compress"
 _LEAST_BY_RATE = 128
 _STEP_BY_RATE = 16
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How words look in whole documents: see `entries` and `places` of `memory.unlimiformer.RecallRequest`."""
+
+    entries: int = 64
+    places: Places = "clipped"
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,14 @@ given up.
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
 from refdesk.memory.document_memory import DocumentMemory, MemoryPlan
 from refdesk.memory.errors import InvalidMemory
-from refdesk.memory.options import MOST_ENTRIES
+from refdesk.memory.options import MOST_ENTRIES, Looking, Places
 from refdesk.memory.rotation import Rotation
-
-Places = Literal["clipped", "scaled", "true"]
 
 _AT_ONCE = 2**24
 """Numbers that are held at once, at most: a row has its scores in a layer, and the keys and values gathered."""
@@ -44,8 +42,8 @@ class RecallRequest:
     """
 
     memories: tuple[DocumentMemory, ...]
-    entries: int = 64
-    places: Places = "clipped"
+    entries: int = Looking.entries
+    places: Places = Looking.places
     span: int | None = None
     exact: bool = False
     heads: tuple[tuple[int, int], ...] | None = None

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from refdesk.memory.document_memory import DocumentMemory
+from refdesk.memory.errors import InvalidMemory
+from refdesk.memory.options import Looking
 from refdesk.memory.unlimiformer import Recall, RecallRequest
 from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.passage import Passage
@@ -68,13 +70,21 @@ def document_front(model: "ReaderModel") -> tuple[tuple[int, ...], ...]:
     return (encode_segments("", (), model, open_book=True).before,)
 
 
-def looking_through(memories: tuple[DocumentMemory, ...], entries: int, heads: Heads | None) -> RecallRequest:
+def looking_through(
+    memories: tuple[DocumentMemory, ...], how: Looking, heads: Heads | None, window: int
+) -> RecallRequest:
     """Memories as questions look through them: by the retrieval `heads` of the model, where such are known.
+    Places that are scaled take half of its `window`.
 
     Raises:
-        InvalidMemory: see RecallRequest.
+        InvalidMemory: see RecallRequest; or the true places of a document reach beyond the window.
     """
-    recall = RecallRequest(memories, entries)
+    recall = RecallRequest(memories, how.entries, how.places, window // 2)
+    if how.places == "true" and recall.width >= window:
+        raise InvalidMemory(
+            f"places is 'true', but a document takes {recall.width} tokens and the model's window is {window};"
+            " expected clipped or scaled"
+        )
     return replace(recall, heads=in_layers(heads, recall.memories[0].plan.retrieving))
 
 

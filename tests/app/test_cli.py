@@ -81,7 +81,7 @@ def test_documents_are_remembered_and_answered_over(data: Path, tmp_path: Path) 
     assert [job["kind"] for job in json.loads(refdesk(data, "jobs", "--json").stdout)] == ["memory", "ingest"]
     (memory,) = json.loads(refdesk(data, "memories", "--json").stdout)
     assert (memory["document"], memory["options"]["layers"], memory["fits"]) == ("story.txt", [10, 20], True)
-    asked = refdesk(data, *over, "--entries", "64", "--json")
+    asked = refdesk(data, *over, "--entries", "64", "--places", "true", "--json")
     assert asked.returncode == 0, asked.stderr
     assert json.loads(asked.stdout)["usage"]["document_tokens"] == memory["tokens"]
     told = " ".join(refdesk(data, *over).stderr.split())

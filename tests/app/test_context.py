@@ -38,6 +38,8 @@ def test_what_has_no_effect_on_whole_documents_is_refused_by_name(desk: SmallDes
     for wrong, told in (
         ({"asked": "pages"}, "context is 'pages'; expected one of passages, document, attended, auto"),
         ({"entries": 9}, "entries is 9; expected nothing, for context is 'passages'"),
+        ({"places": "true"}, "places is 'true'; expected nothing, for context is 'passages'"),
+        ({"asked": "auto", "places": "near"}, "places is 'near'; expected one of clipped, scaled, true"),
         ({"asked": "auto", "entries": 0}, "entries is 0; expected 1 to 65536"),
         ({"asked": "auto", "entries": 100_000}, "entries is 100000; expected 1 to 65536"),
     ):

@@ -14,10 +14,11 @@ from refdesk.app.remembering import MemorySettings, Remembering
 from refdesk.app.worker import Cancelled
 from refdesk.compressor.options import compression_options
 from refdesk.memory.errors import InvalidMemory
-from refdesk.memory.options import memory_options
+from refdesk.memory.options import Looking, memory_options
 from refdesk.reader.cancellation import Cancellation
 from refdesk.reader.errors import DeadlineExceeded, Interrupted, InvalidOption
 from refdesk.reader.qa import QA, AnswerOptions, Done, Retrieved
+from refdesk.reader.whole_documents import looking_through
 from refdesk.retriever.documents import document_text, get_document
 from refdesk.retriever.errors import InvalidUpload, UnknownDocument
 from tests.app.papers import (
@@ -60,6 +61,22 @@ def test_a_document_is_remembered_and_answered_over_with_exact_citations(desk: S
         assert document_text(desk.engine, document.id)[one.start : one.end] == quote
     again = ask(desk, AnswerContext("attended", entries=64), documents=("a.txt",))
     assert again.text == answer.text != ask(desk, AnswerContext(), documents=("a.txt",)).text
+
+
+def test_where_what_is_attended_to_stands_can_be_asked_for(desk: SmallDesk) -> None:
+    job = remember(desk, "a.txt")
+    window = desk.reader[0].window
+    for places, width in (("clipped", SMALL["near"] + 1), ("scaled", window // 2)):
+        context = AnswerContext("attended", places=places)
+        chosen = context.chosen(desk, "papers", "What?", AnswerOptions(documents=("a.txt",)))
+        assert chosen.whole is not None
+        assert (chosen.whole.recall.places, chosen.whole.recall.width) == (places, width)
+        assert ask(desk, context, documents=("a.txt",)).passages
+    told = f"places is 'true', but a document takes {job.total} tokens and the model's window is {window}"
+    with pytest.raises(InvalidMemory, match=told):
+        ask(desk, AnswerContext("attended", places="true"), documents=("a.txt",))
+    memories = desk.whole_documents(papers(desk), ["a.txt"], None).recall.memories
+    assert looking_through(memories, Looking(places="true"), None, job.total + 1).width == job.total
 
 
 def test_what_a_question_attends_to_most_is_read_as_the_passages_that_it_is(desk: SmallDesk) -> None:

@@ -98,6 +98,7 @@ def test_memories_are_listed_with_what_they_are(client: httpx.Client, name: str)
             "context is 'book'; expected one of passages, document, attended, auto",
         ),
         ({"entries": 0}, 422, "invalid-option", "entries is 0; expected 1 to 65536"),
+        ({"places": "near"}, 422, "invalid-option", "places is 'near'; expected one of clipped, scaled, true"),
         ({"entries": "many"}, 400, "invalid-request", "entries"),
     ],
 )

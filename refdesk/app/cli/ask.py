@@ -12,7 +12,7 @@ from refdesk.app.context import AnswerContext, AskedContext
 from refdesk.app.rest.messages import AnswerMessage, answer_message
 from refdesk.app.settings import Settings
 from refdesk.compressor.options import compression_options
-from refdesk.memory.options import memory_options
+from refdesk.memory.options import Places, memory_options
 from refdesk.reader.answer_form import AnswerForm
 from refdesk.reader.prompt import AskedReading
 from refdesk.reader.qa import AnswerOptions, Done, Token
@@ -41,6 +41,9 @@ abstain_option = click.option(
     help="Passages that are retrieved, or found in remembered documents, or attend to these themselves.",
 )
 @click.option("--entries", type=int, help="How much of whole documents is attended to at a time.  [default: 64]")
+@click.option(
+    "--places", type=click.Choice(get_args(Places)), help="Where that stands for who reads.  [default: clipped]"
+)
 @click.option("--max-new-tokens", type=int, help="64 for a short answer, 256 for a long one, 160 with a quote.")
 @click.option("--temperature", type=float, default=_DEFAULT.temperature, show_default=True)
 @click.option("--seed", type=int, help="Makes sampling repeatable.")
@@ -64,13 +67,14 @@ def ask(
     adapter: str | None,
     context: AskedContext,
     entries: int | None,
+    places: Places | None,
     **options: Any,
 ) -> None:
     """Answer each QUESTION from the documents of a collection, with citations and what it cost."""
     with open_desk(settings) as desk:
         # What was asked for is checked first, and nothing is loaded for a mistake.
         answer_options = AnswerOptions(documents=documents or None, memory=memory_options(memory), **options)
-        asked, asked_context = compression_options(compression), AnswerContext(context, entries)
+        asked, asked_context = compression_options(compression), AnswerContext(context, entries, places)
         asked_context.check(answer_options, asked)
         chosen = desk.adapter(adapter, collection)
         shorten = desk.shortener(asked)

@@ -42,12 +42,13 @@ class AnswerRequest(msgspec.Struct, forbid_unknown_fields=True):
     adapter: str | None = None
     context: str = "passages"
     entries: int | None = None
+    places: str | None = None
     stream: bool = False
 
     @property
     def asked_context(self) -> AnswerContext:
         """Raises InvalidOption."""
-        return AnswerContext(self.context, self.entries)  # type: ignore[arg-type]  # it is checked there
+        return AnswerContext(self.context, self.entries, self.places)  # type: ignore[arg-type]  # it checks them
 
     def options(
         self, adapter: "Adapter | None", heads: "RetainingHeads | None", shorten: Shorten | None
