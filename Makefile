@@ -12,8 +12,9 @@ demo: $(STAMP)  ## ingest the manual in docs/, ask it questions, print cited ans
 		"What is the default chunk size of a collection?" \
 		"Which port does the service listen on?"
 
+# A worker a core: more threads in each would only wait for the other workers'.
 test: $(STAMP) browser  ## every promise; starts the PostgreSQL and the browser that it needs
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 fuzz: $(STAMP)  ## the properties again and again, on examples that no run before had; until one fails, or 20 rounds
 	for round in $$(seq 20); do \
