@@ -10,13 +10,16 @@ import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importi
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 from bench.evaluation import evaluate
-from bench.kv_memory import head, note, row
-from bench.long import NEEDLES, answering, document, nlls, reader_and_novel
+from bench.kv_memory import MODELS, head, note, row
+from bench.long import NEEDLES, NEW, answering, document, nlls, reader_and_novel
+from bench.passkeys import MEMORIES, Reader, Stretches
+from refdesk.app.retrieval_heads import find_retrieval_heads
 from refdesk.eval.plan import RunSettings
 from refdesk.memory.document_memory import DocumentMemory
 from refdesk.memory.errors import InvalidMemory
@@ -28,10 +31,9 @@ from refdesk.reader.model import ReaderModel
 from refdesk.reader.prompt import AskedReading, encode_answer, encode_segments
 from refdesk.reader.remember import RememberOptions, remember
 from refdesk.reader.whole_documents import document_front
+from refdesk.retriever.embedder import Embedder
 
-MEMORIES = Path(".bench/memories")
 TOKENS = (4_000, 16_000, 32_000, 131_000, 524_000)
-NEW = 16
 ATTENDED = 512
 
 # Whole texts; what is cut, attended to or held has about as many tokens as three chunks.
@@ -91,6 +93,7 @@ def main(data: Path, names: tuple[str, ...], lengths: tuple[int, ...]) -> None:
 def _needles(data: Path, lengths: tuple[int, ...]) -> None:
     model, adapter, novel = reader_and_novel(data)
     with Engine(model) as engine:
+        reader = Reader(engine, model, adapter, find_retrieval_heads(MODELS, model), Embedder())
         floor = [_ask(engine, model, adapter, None, city) for city in NEEDLES]
         print(f"bfloat16, entries {RecallRequest.entries}; closed book nll {nlls(floor)}\n")
         head(
@@ -98,13 +101,16 @@ def _needles(data: Path, lengths: tuple[int, ...]) -> None:
             *("looked at", "first question: seconds to its answer's first token", "later ones (median)"),
             "sooner than reading",
             *("ms a generated token", "found of 5", "nll at depth 0.1, 0.3, 0.5, 0.7, 0.9"),
+            *("best stretch by similarity alone, by attention alone, by both, of 5", "seconds to find"),
+            *("said of the best by both", "nll"),
         )
         for count in lengths:
             note(f"{count} tokens")
-            _one(engine, model, adapter, document(model, novel, count))
+            _one(reader, document(model, novel, count))
 
 
-def _one(engine: Engine, model: ReaderModel, adapter: Adapter | None, tokens: tuple[int, ...]) -> None:
+def _one(reader: Reader, tokens: tuple[int, ...]) -> None:
+    engine, model, adapter = reader.engine, reader.model, reader.adapter
     folder = MEMORIES / str(len(tokens))
     started = time.perf_counter()
     reading = float("nan")  # where it was read before
@@ -126,6 +132,7 @@ def _one(engine: Engine, model: ReaderModel, adapter: Adapter | None, tokens: tu
     started = time.perf_counter()
     memory = DocumentMemory.load(folder)
     opened = time.perf_counter() - started
+    stretches = reader.stretches(tokens)
     for exact in (True, False) if memory.plan.indexed else (True,):
         recall = RecallRequest((memory,), exact=exact)
         answers = [_ask(engine, model, adapter, recall, city) for city in NEEDLES]
@@ -144,14 +151,38 @@ def _one(engine: Engine, model: ReaderModel, adapter: Adapter | None, tokens: tu
             f"{1000 * median(one.decode_s / one.completion_tokens for one in answers):.0f}",
             sum(NEEDLES[city][0] in one.text for city, one in zip(NEEDLES, answers, strict=True)),
             nlls(answers),
+            *_found(reader, memory, tokens, stretches, exact),
         )
+
+
+def _found(
+    reader: Reader, memory: DocumentMemory, tokens: tuple[int, ...], stretches: Stretches, exact: bool
+) -> Iterator[str]:
+    """What comes of reading the best stretch for each needle, as `context: document` does."""
+    best = {"similarity": 0, "attention": 0, "both": 0}
+    seconds, read = [], []
+    for city, (passkey, _) in NEEDLES.items():
+        started = time.perf_counter()
+        found = reader.found(_question(city), memory, tokens, stretches, exact)
+        seconds.append(time.perf_counter() - started)
+        for by in best:
+            best[by] += f"The passkey of {city} is {passkey}" in found[by][0].text
+        read.append(reader.read(_question(city), found["both"][:1], passkey))
+    yield ", ".join(map(str, best.values()))
+    yield f"{median(seconds):.2f}"
+    yield str(sum(NEEDLES[city][0] in one.text for city, one in zip(NEEDLES, read, strict=True)))
+    yield ", ".join(f"{one.reference_nll:.2f}" for one in read)
+
+
+def _question(city: str) -> str:
+    return f"What is the passkey of {city}?"
 
 
 def _ask(
     engine: Engine, model: ReaderModel, adapter: Adapter | None, recall: RecallRequest | None, city: str
 ) -> Generation:
     """Over the document, or closed book."""
-    question = encode_segments(f"What is the passkey of {city}?", (), model, open_book=recall is not None)
+    question = encode_segments(_question(city), (), model, open_book=recall is not None)
     request = GenerationRequest(
         question.asked,
         NEW,

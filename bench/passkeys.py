@@ -27,9 +27,8 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.documents import MEMORIES, NEW
 from bench.kv_memory import MODELS, head, note, row
-from bench.long import answering, nlls, reader_and_novel
+from bench.long import NEW, answering, nlls, reader_and_novel
 from refdesk.app.retrieval_heads import find_retrieval_heads
 from refdesk.memory.document_memory import DocumentMemory
 from refdesk.memory.errors import InvalidMemory
@@ -54,6 +53,7 @@ from refdesk.reader.whole_documents import (
 )
 from refdesk.retriever.embedder import Embedder
 
+MEMORIES = Path(".bench/memories")
 TOKENS = (16_000, 32_000, 131_000, 524_000)
 DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 EACH = 4
@@ -129,11 +129,11 @@ class Reader:
         return self.model.tokenizer.decode(list(tokens[slice(*span)]))
 
     def found(
-        self, question: str, memory: DocumentMemory, tokens: tuple[int, ...], of: "Stretches"
+        self, question: str, memory: DocumentMemory, tokens: tuple[int, ...], of: "Stretches", exact: bool
     ) -> dict[str, tuple[Passage, ...]]:
-        """The best stretches for a question, by what is asked for them."""
-        # The index knows the text without the passkey.
-        recall = replace(looking_through((memory,), Looking(), self.heads, self.model.window), exact=True)
+        """The best stretches for a question, by what is asked for them; `exact`: of all keys, whatever an index
+        would propose."""
+        recall = replace(looking_through((memory,), Looking(), self.heads, self.model.window), exact=exact)
         attended = look(recall, question, self.model, self.adapter, self.engine.submit).attended
         similar = of.vectors @ self.embedder.embed([question])[0]
         spans, starts, most = [of.spans], [np.arange(len(tokens))], max(READ)
@@ -229,7 +229,7 @@ def _rows(reader: Reader, text: tuple[int, ...], stretches: Stretches, depth: fl
         changed = reader.with_passkey(stretches, tokens, start, end)
         for question, of in asked.items():
             started = perf_counter()
-            found = reader.found(question, memory, tokens, changed)
+            found = reader.found(question, memory, tokens, changed, exact=True)  # an index knows no passkey
             of.seconds.append(perf_counter() - started)
             for by in ALONE:
                 of.alone[by] += SAID.format(passkey) in found[by][0].text
