@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs 
     from refdesk.reader.adapter import Adapter
     from refdesk.reader.prepare import PassageRuns
     from refdesk.reader.remember import RememberOptions
+    from refdesk.reader.thinning import Thinning
     from refdesk.reader.whole_documents import EncodedDocument
 
 
@@ -68,16 +69,22 @@ class Way(Protocol):
 
 @dataclass(frozen=True)
 class Whole:
-    """As one text, by `options`, thinned if they have a rate; what by is chosen then, not `auto`."""
+    """As one text, by `options`, and by `thinning` if they have a rate; `keep` is chosen then, not `auto`."""
 
     desk: Desk
     adapter: "Adapter | None"
     heads: "RetainingHeads | None"
     options: "RememberOptions"
+    thinning: "Thinning"
 
     def check(self) -> None:
         """See Way."""
+        from refdesk.reader.remember import chunks_of
+        from refdesk.reader.whole_documents import document_front
+
+        model, _ = self.desk.reader
         self.plan((0,))
+        chunks_of(model, 1, document_front(model), self.options, self.thinning)
 
     def of(self, document: Document) -> "_WholeDocument":
         """See Way."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and not every command needs 
 
 log = structlog.get_logger()
 
+_MAPPED = 64  # memories at a time; each holds two files open, or three
+
 KIND = "memory"
 """Of the jobs that make them."""
 
@@ -91,7 +93,7 @@ class Memories:
 
     def open(self, document: Document, reader: str) -> OpenMemory | None:
         """The memory of a document that `reader` may attend to, if there is one; mapped once, and again only where
-        it was made anew."""
+        it was made anew, or many others were asked for since."""
         from refdesk.memory.document_memory import DocumentMemory
 
         folder = self.place_of(document, reader)
@@ -105,7 +107,12 @@ class Memories:
                     self._open[folder] = OpenMemory(DocumentMemory.load(folder), starts, card, written)
                 except (InvalidMemory, OSError, ValueError, EOFError) as error:
                     log.warning("memory_unreadable", folder=str(folder), reason=str(error))
-            return self._open.get(folder)
+            found = self._open.pop(folder, None)
+            if found is not None:
+                self._open[folder] = found  # behind those that were asked for before
+            while len(self._open) > _MAPPED:
+                del self._open[next(iter(self._open))]
+            return found
 
     def place_of(self, document: Document, reader: str) -> Path:
         """Where the memory of a document by `reader` is, if there is one."""

@@ -194,7 +194,7 @@ def _way(desk: Desk, collection: Collection, wanted: MemorySettings) -> Way:
     options = wanted.remember_options()
     heads = desk.heads(adapter) if options.rate > 1 and options.keep != "infinipot" else None
     thinning = thinning_of(options.keep, options.rate, desk.reader[0], adapter, heads)
-    return Whole(desk, adapter, heads, replace(options, keep=thinning.keep))
+    return Whole(desk, adapter, heads, replace(options, keep=thinning.keep), thinning)
 
 
 def _all_documents(desk: Desk, collection: Collection) -> list[Document]:

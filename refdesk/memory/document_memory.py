@@ -10,7 +10,7 @@ import json
 import mmap
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -23,6 +23,7 @@ from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.key_index import INDEXED_FROM, KeyIndex
 
 _CARD = "memory.json"
+_RESERVED = "indexes.part"  # the room that indexes will take
 _FORMAT = 1
 _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0  # mmap has no name for it before Python 3.13
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -136,6 +137,8 @@ class DocumentMemory:
                     old.unlink(missing_ok=True)
             what = f"a memory of {plan.tokens} tokens"
             check_room(folder, plan.bytes + plan.index_bytes, what, "a higher rate, or fewer layers")
+            if plan.indexed:
+                _allocate(folder / _RESERVED, plan.index_bytes)
         return cls(plan, *_tensors(plan, folder, write=True), folder=folder)
 
     @classmethod
@@ -153,7 +156,7 @@ class DocumentMemory:
                 raise InvalidMemory(f"the memory in {folder} is damaged: {name} is not of {size} bytes")
         try:
             memory = cls(plan, *_tensors(plan, folder, write=False), folder=folder)
-            for row in memory._rows():
+            for row in _rows(plan):
                 memory._key_indexes[row] = KeyIndex.read(_index_file(folder, *row))
         except (OSError, RuntimeError) as error:
             raise InvalidMemory(f"the memory in {folder} is damaged: {error}") from error
@@ -166,10 +169,6 @@ class DocumentMemory:
     def key_index(self, index: int, head: int) -> KeyIndex:
         """What proposes far entries of a layer and KV head, once it is closed."""
         return self._key_indexes[index, head]
-
-    def _rows(self) -> Iterable[tuple[int, int]]:
-        """Those that have an index."""
-        return product(range(len(self.plan.retrieving)), range(self.plan.kv_heads)) if self.plan.indexed else ()
 
     def write(
         self, start: int, keys: torch.Tensor, values: torch.Tensor, scores: torch.Tensor | None = None
@@ -196,21 +195,45 @@ class DocumentMemory:
             first, last = start, start + count
         self.far[:, :, :, first:last] = chosen
 
-    def close(self) -> None:
-        """All is written: indexes are made, and from now on it can be loaded from its folder, if it has one."""
-        for index, head in self._rows():
+    def sync(self) -> None:
+        """What is written stays, whatever becomes of the machine."""
+        if self._folder is not None:
+            for file in (*self._folder.glob("*.bin"), *self._folder.glob("*.faiss")):
+                with file.open("rb+") as opened:
+                    os.fsync(opened.fileno())
+
+    def close(self, progress: Callable[[], None] = lambda: None) -> None:
+        """All is written: indexes are made, and from now on it can be loaded from its folder, if it has one.
+        `progress` is called after each index; what it raises ends the work.
+
+        Raises:
+            InvalidMemory: an index cannot be written.
+        """
+        if self._folder is not None:
+            (self._folder / _RESERVED).unlink(missing_ok=True)
+        for index, head in _rows(self.plan):
             made = KeyIndex.build(self.far[0, index, head].float().numpy())
-            if self._folder is None:
-                self._key_indexes[index, head] = made
-            else:
-                made.write(_index_file(self._folder, index, head))
-                self._key_indexes[index, head] = KeyIndex.read(_index_file(self._folder, index, head))
+            if self._folder is not None:
+                file = _index_file(self._folder, index, head)
+                try:
+                    made.write(file)
+                except (OSError, RuntimeError) as error:
+                    raise InvalidMemory(f"{file.name} of a memory could not be written: {error}") from error
+                made = KeyIndex.read(file)
+            self._key_indexes[index, head] = made
+            progress()
         if self._folder is None:
             return
+        self.sync()
         card = asdict(self.plan) | {"format": _FORMAT}
         part = self._folder / f"{_CARD}.part"
         part.write_text(json.dumps(card) + "\n", encoding="utf-8")
         part.replace(self._folder / _CARD)
+
+
+def _rows(plan: MemoryPlan) -> Iterable[tuple[int, int]]:
+    """Places of layers, and KV heads, that have an index."""
+    return product(range(len(plan.retrieving)), range(plan.kv_heads)) if plan.indexed else ()
 
 
 def _allocate(file: Path, size: int) -> None:

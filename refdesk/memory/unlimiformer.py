@@ -22,6 +22,9 @@ from refdesk.memory.rotation import Rotation
 _AT_ONCE = 2**24
 """Numbers that are held at once, at most: a row has its scores in a layer, and the keys and values gathered."""
 
+_LOOKED_AT = 2**22
+"""Far entries times rows of a forward, at most: whoever else generates waits for it, and nobody is cancelled."""
+
 _SPARSE = 8
 """An index is asked where no more than one far entry in so many is attended to; else it would look at all."""
 
@@ -127,6 +130,14 @@ class Recall:
     def attended(self) -> list[torch.Tensor]:
         """For each memory how much its tokens were attended to by all heads that are counted, `[tokens]`."""
         return [one.sum(0) for one in self.by_head]
+
+    @property
+    def rows(self) -> int:
+        """How many a forward may read."""
+        looked_at = sum(
+            memory.plan.held_far() for memory in self.request.memories if not self._indexed(memory.plan)
+        )
+        return max(1, _LOOKED_AT // max(looked_at, 1))
 
     def silenced(self) -> "Recall":
         """The same, for who reads what is no part of the answer."""

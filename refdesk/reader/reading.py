@@ -83,7 +83,8 @@ class Reading:
         """
         policy = self._thinning
         if policy is None:
-            self._chunk = self._tokens[self._done : self._done + room]
+            rows = room if self._recall is None else min(room, self._recall.rows)
+            self._chunk = self._tokens[self._done : self._done + rows]
             if self._policy is None or not self.generated:
                 return Part(self.sequence, len(self._chunk), recall=self._recall) if self._chunk else None
             self._make_room(self._policy)

@@ -66,8 +66,10 @@ class RememberOptions:
         check_keep(self.keep, self.rate)
 
     def chunks(self, tokens: int, room: int) -> list[Chunk]:
-        """How so many tokens are read by a model whose window has `room` for a chunk."""
+        """How so many tokens are read by a model whose window has `room` for a chunk. Raises InvalidOption."""
         window = min(_WINDOW, room) if self.window is None else self.window
+        if window > room:
+            raise InvalidOption("window", window, f"1 to {room}, what there is room for in the model's")
         overlap = window // 4 if self.overlap is None else self.overlap
         if overlap >= window:
             raise InvalidOption("overlap", overlap, f"less than the {window} tokens that are read at once")
@@ -97,20 +99,16 @@ def remember(
 
     Raises:
         InvalidOption: a value that the model cannot be read with, or `keep` without the heads that it needs.
-        InvalidMemory: layers that the model does not have.
-        PromptTooLong: front and window do not fit the model's.
+        InvalidMemory: layers that the model does not have, or no room on the disk.
         Interrupted, MemoryTooSmall, EngineClosed: see `Engine.submit`.
     """
     plan = plan_of(model, tokens, front, options, adapter)
     thinning = thinning_of(options.keep, options.rate, model, adapter, heads)
-    if model.rotation is None:
-        raise InvalidOption("model", model.name, "one whose way to turn keys is known, as memories need")
+    chunks = chunks_of(model, len(tokens), front, options, thinning)
     noted = _Progress(folder, f"{plan} {options} {thinning.identity} {tokens}")
     done = noted.done()
     memory = DocumentMemory.create(plan, folder, anew=not done)
-    # Behind a chunk comes a catalyst, which is forgotten, and one token, whatever it is.
-    behind = max(len(thinning.catalyst), 1)
-    for chunk in options.chunks(len(tokens), max(model.window - sum(map(len, front)) - behind, 1)):
+    for chunk in chunks:
         if chunk.end <= done:
             continue
 
@@ -128,9 +126,10 @@ def remember(
             collect=collect,
         )
         generated(submit, [request])
+        memory.sync()  # before it is noted, so that what is noted is there
         noted.note(chunk.end)
         progress(chunk.end)
-    memory.close()
+    memory.close(lambda: progress(len(tokens)))
     noted.close()
     return memory
 
@@ -142,8 +141,15 @@ def plan_of(
     options: RememberOptions,
     adapter: "Adapter | None",
 ) -> MemoryPlan:
-    """What a memory of `tokens` will hold. Raises InvalidMemory for layers that the model does not have."""
+    """What a memory of `tokens` will hold.
+
+    Raises:
+        InvalidMemory: layers that the model does not have.
+        InvalidOption: so much is near that the model's window has little room left for a question.
+    """
     shape = cache_shape(model)
+    if options.near > model.window // 2:
+        raise InvalidOption("near", options.near, f"1 to {model.window // 2}, half of the model's window")
     return MemoryPlan(
         len(tokens),
         shape.layers,
@@ -155,6 +161,17 @@ def plan_of(
         str(shape.dtype).removeprefix("torch."),
         reader_of(model, adapter, front),
     )
+
+
+def chunks_of(
+    model: "ReaderModel", tokens: int, front: tuple[Tokens, ...], options: RememberOptions, thinning: Thinning
+) -> list[Chunk]:
+    """How so many tokens are read behind `front`. Raises InvalidOption, where the model cannot read them so."""
+    if model.rotation is None:
+        raise InvalidOption("model", model.name, "one whose way to turn keys is known, as memories need")
+    # Behind a chunk comes a catalyst, which is forgotten, and one token, whatever it is.
+    behind = max(len(thinning.catalyst), 1)
+    return options.chunks(tokens, max(model.window - sum(map(len, front)) - behind, 1))
 
 
 def write_chunk(memory: DocumentMemory, chunk: Chunk, sequence: "Sequence", thinning: Thinning) -> None:

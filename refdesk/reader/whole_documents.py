@@ -74,12 +74,12 @@ def looking_through(
     memories: tuple[DocumentMemory, ...], how: Looking, heads: Heads | None, window: int
 ) -> RecallRequest:
     """Memories as questions look through them: by the retrieval `heads` of the model, where such are known.
-    Places that are scaled take half of its `window`.
+    Places that are scaled take three quarters of its `window`.
 
     Raises:
         InvalidMemory: see RecallRequest; or the true places of a document reach beyond the window.
     """
-    recall = RecallRequest(memories, how.entries, how.places, window // 2)
+    recall = RecallRequest(memories, how.entries, how.places, window * 3 // 4)
     if how.places == "true" and recall.width >= window:
         raise InvalidMemory(
             f"places is 'true', but a document takes {recall.width} tokens and the model's window is {window};"

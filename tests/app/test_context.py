@@ -7,10 +7,12 @@ import pytest
 from refdesk.app.context import AnswerContext
 from refdesk.app.memories import MemoryNotFound
 from refdesk.compressor.options import compression_options
-from refdesk.memory.options import memory_options
+from refdesk.memory.errors import InvalidMemory
+from refdesk.memory.options import Looking, memory_options
 from refdesk.reader.errors import InvalidOption
 from refdesk.reader.qa import AnswerOptions
-from tests.app.papers import NOTHING, ask, desk, open_desk, papers, remember
+from refdesk.reader.whole_documents import looking_through
+from tests.app.papers import NOTHING, SMALL, ask, desk, open_desk, papers, remember
 from tests.eval.conftest import SmallDesk
 from tests.reader.conftest import tiny, tokenizer
 
@@ -89,3 +91,19 @@ def test_an_empty_collection_has_nothing_to_attend_to(desk: SmallDesk) -> None:
         desk.delete_document(papers(desk), name)
     for asked in ("document", "attended"):
         assert ask(desk, AnswerContext(asked)).finish_reason == "no_passages"
+
+
+def test_where_what_is_attended_to_stands_can_be_asked_for(desk: SmallDesk) -> None:
+    job = remember(desk, "a.txt")
+    window = desk.reader[0].window
+    for places, width in (("clipped", SMALL["near"] + 1), ("scaled", window * 3 // 4)):
+        context = AnswerContext("attended", places=places)
+        chosen = context.chosen(desk, "papers", "What?", AnswerOptions(documents=("a.txt",)))
+        assert chosen.whole is not None
+        assert (chosen.whole.recall.places, chosen.whole.recall.width) == (places, width)
+        assert ask(desk, context, documents=("a.txt",)).passages
+    told = f"places is 'true', but a document takes {job.total} tokens and the model's window is {window}"
+    with pytest.raises(InvalidMemory, match=told):
+        ask(desk, AnswerContext("attended", places="true"), documents=("a.txt",))
+    memories = desk.whole_documents(papers(desk), ["a.txt"], None).recall.memories
+    assert looking_through(memories, Looking(places="true"), None, job.total + 1).width == job.total

@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from refdesk.app import memories
 from refdesk.app.context import AnswerContext
 from refdesk.app.jobs import cancel_job, get_job
 from refdesk.app.memories import MemoryNotFound
@@ -14,11 +16,10 @@ from refdesk.app.remembering import MemorySettings, Remembering
 from refdesk.app.worker import Cancelled
 from refdesk.compressor.options import compression_options
 from refdesk.memory.errors import InvalidMemory
-from refdesk.memory.options import Looking, memory_options
+from refdesk.memory.options import memory_options
 from refdesk.reader.cancellation import Cancellation
 from refdesk.reader.errors import DeadlineExceeded, Interrupted, InvalidOption
 from refdesk.reader.qa import QA, AnswerOptions, Done, Retrieved
-from refdesk.reader.whole_documents import looking_through
 from refdesk.retriever.documents import document_text, get_document
 from refdesk.retriever.errors import InvalidUpload, UnknownDocument
 from tests.app.papers import (
@@ -61,22 +62,6 @@ def test_a_document_is_remembered_and_answered_over_with_exact_citations(desk: S
         assert document_text(desk.engine, document.id)[one.start : one.end] == quote
     again = ask(desk, AnswerContext("attended", entries=64), documents=("a.txt",))
     assert again.text == answer.text != ask(desk, AnswerContext(), documents=("a.txt",)).text
-
-
-def test_where_what_is_attended_to_stands_can_be_asked_for(desk: SmallDesk) -> None:
-    job = remember(desk, "a.txt")
-    window = desk.reader[0].window
-    for places, width in (("clipped", SMALL["near"] + 1), ("scaled", window // 2)):
-        context = AnswerContext("attended", places=places)
-        chosen = context.chosen(desk, "papers", "What?", AnswerOptions(documents=("a.txt",)))
-        assert chosen.whole is not None
-        assert (chosen.whole.recall.places, chosen.whole.recall.width) == (places, width)
-        assert ask(desk, context, documents=("a.txt",)).passages
-    told = f"places is 'true', but a document takes {job.total} tokens and the model's window is {window}"
-    with pytest.raises(InvalidMemory, match=told):
-        ask(desk, AnswerContext("attended", places="true"), documents=("a.txt",))
-    memories = desk.whole_documents(papers(desk), ["a.txt"], None).recall.memories
-    assert looking_through(memories, Looking(places="true"), None, job.total + 1).width == job.total
 
 
 def test_what_a_question_attends_to_most_is_read_as_the_passages_that_it_is(desk: SmallDesk) -> None:
@@ -143,6 +128,20 @@ def test_all_of_a_collection_is_remembered_where_none_is_named_and_two_are_answe
     assert answer.usage.document_tokens == job.total
     answer = ask(desk, AnswerContext("document"), documents=("a.txt", "b/c.txt", "a.txt"))
     assert answer.usage.document_tokens == job.total
+
+
+def test_only_so_many_memories_are_mapped_at_a_time(desk: SmallDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memories, "_MAPPED", 1)
+    remember(desk)
+    first, second, again = (
+        desk.whole_documents(papers(desk), [source], None).recall.memories[0]
+        for source in ("a.txt", "b/c.txt", "a.txt")
+    )
+    assert first is not again  # for it was let go
+    assert torch.equal(first.far, again.far)
+    assert len(desk.memories._open) == 1
+    both = desk.whole_documents(papers(desk), ["a.txt", "b/c.txt"], None)
+    assert [one.plan.tokens for one in both.recall.memories] == [first.plan.tokens, second.plan.tokens]
 
 
 def test_what_is_remembered_is_not_read_again_unless_it_is_to_be_otherwise(desk: SmallDesk) -> None:
@@ -368,15 +367,15 @@ def test_what_cannot_be_remembered_is_refused_by_name(desk: SmallDesk) -> None:
         ({"rate": 4.0, "keep": "best"}, InvalidOption, "keep is 'best'; expected one of auto, locret, infinipot"),
         ({"keep": "infinipot"}, InvalidOption, "keep is 'infinipot'; expected auto"),
         ({"near": 0}, InvalidOption, "near is 0"),
+        ({"near": 600}, InvalidOption, "near is 600; expected 1 to 512, half of the model's window"),
+        ({"window": 2000}, InvalidOption, r"window is 2000; expected 1 to \d+"),
         ({"layers": [1, 7]}, InvalidMemory, r"layers are \[1, 7\]; expected some of 0 to 2"),
     ):
         with pytest.raises(error, match=told):
             remember(desk, **wanted)
     with pytest.raises(UnknownDocument, match="nope"):
         remember(desk, "a.txt", "nope")
-    failed = remember(desk, "a.txt", window=2000)
-    assert (failed.state, folders(desk)) == ("failed", [])
-    assert "the model's window of 1024" in str(failed.items[0].error)
+    assert folders(desk) == []
     desk.delete_collection("papers")
     desk.create_collection("papers")
     with pytest.raises(InvalidUpload, match="'papers' is empty"):

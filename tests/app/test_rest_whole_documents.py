@@ -118,6 +118,9 @@ def test_what_cannot_be_answered_over_is_refused_by_name(
         ({"documents": ["nope"]}, 404, "unknown-document", "'nope'"),
         ({"adapter": "nope"}, 404, "unknown-adapter", "'nope'"),
         ({"window": 64, "overlap": 64}, 422, "invalid-option", "overlap is 64; expected 0"),
+        ({"window": 9000}, 422, "invalid-option", "window is 9000; expected 1 to 8"),
+        ({"overlap": 5000}, 422, "invalid-option", "overlap is 5000; expected less than the 2048 tokens"),
+        ({"near": 4097}, 422, "invalid-option", "near is 4097; expected 1 to 4096"),
         ({"rate": 65}, 422, "invalid-option", "rate is 65"),
         (
             {"rate": 4, "keep": "best"},

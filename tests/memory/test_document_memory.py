@@ -157,6 +157,41 @@ def test_a_memory_that_the_disk_has_no_room_for_is_refused_before_it_is_written(
         DocumentMemory.create(replace(PLAN, tokens=10**15), tmp_path)
 
 
+def test_room_for_the_indexes_is_set_aside_before_a_document_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(document_memory, "INDEXED_FROM", 42)
+    memory = filled(DocumentMemory.create(PLAN, tmp_path))
+    assert (tmp_path / "indexes.part").stat().st_size == PLAN.index_bytes > 0
+    memory.close()
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_an_index_that_cannot_be_written_is_told_and_leaves_no_whole_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(document_memory, "INDEXED_FROM", 42)
+    memory = filled(DocumentMemory.create(PLAN, tmp_path))
+    (tmp_path / "keys-1-0.part").mkdir()
+    with pytest.raises(InvalidMemory, match=r"keys-1-0\.faiss of a memory could not be written"):
+        memory.close()
+    with pytest.raises(InvalidMemory, match="there is no whole memory"):
+        DocumentMemory.load(tmp_path)
+
+
+def test_making_indexes_can_be_stopped_after_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document_memory, "INDEXED_FROM", 42)
+
+    def stopped() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        filled(DocumentMemory.create(PLAN, tmp_path)).close(stopped)
+    assert len(list(tmp_path.glob("*.faiss"))) == 1
+    with pytest.raises(InvalidMemory, match="there is no whole memory"):
+        DocumentMemory.load(tmp_path)
+
+
 def test_what_is_made_anew_keeps_nothing(tmp_path: Path) -> None:
     filled(DocumentMemory.create(PLAN, tmp_path)).close()
     less = DocumentMemory.create(replace(PLAN, near=20), tmp_path, anew=True)

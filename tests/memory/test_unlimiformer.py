@@ -31,13 +31,18 @@ class Book:
 
 
 def book(
-    tokens: int = 60, near: int = 8, rate: float = 1.0, seed: int = 0, retrieving: tuple[int, ...] = (0, 2)
+    tokens: int = 60,
+    near: int = 8,
+    rate: float = 1.0,
+    seed: int = 0,
+    retrieving: tuple[int, ...] = (0, 2),
+    kv_heads: int = KV_HEADS,
 ) -> Book:
     generator = torch.Generator().manual_seed(seed)
-    plan = MemoryPlan(tokens, LAYERS, KV_HEADS, DIM, retrieving, near, rate, "float32")
-    keys, values = torch.randn(2, LAYERS, KV_HEADS, tokens, DIM, generator=generator)
+    plan = MemoryPlan(tokens, LAYERS, kv_heads, DIM, retrieving, near, rate, "float32")
+    keys, values = torch.randn(2, LAYERS, kv_heads, tokens, DIM, generator=generator)
     memory = DocumentMemory.create(plan)
-    memory.write(0, keys, values, torch.randn(LAYERS, KV_HEADS, tokens, generator=generator))
+    memory.write(0, keys, values, torch.randn(LAYERS, kv_heads, tokens, generator=generator))
     memory.close()
     return Book(memory, keys, values)
 
@@ -177,13 +182,14 @@ def test_rows_and_entries_are_looked_at_in_stretches_and_that_changes_nothing(
     assert (found[0] - found[1]).abs().max() < 1e-5
 
 
-def test_the_error_falls_with_the_entries_and_is_none_where_all_are_attended_to() -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_the_error_falls_with_the_entries_and_is_none_where_all_are_attended_to(seed: int) -> None:
     """Methods 4.8, 3."""
     errors = []
     whole: torch.Tensor | None = None
     for entries in (52, 40, 26, 13, 6, 3, 1):
-        world = World(FastAttention, shape(LAYERS, KV_HEADS, DIM), group=1)
-        story, recall = begun(world, RecallRequest((book().memory,), entries, "true"))
+        world = World(FastAttention, shape(LAYERS, KV_HEADS, DIM), group=1, seed=seed)
+        story, recall = begun(world, RecallRequest((book(seed=seed).memory,), entries, "true"))
         out = world.read(Turn(story, 40, recall=recall)).out
         whole = out if whole is None else whole
         errors.append(float((out - whole).norm()))
@@ -192,12 +198,12 @@ def test_the_error_falls_with_the_entries_and_is_none_where_all_are_attended_to(
     assert errors[1] > 0
 
 
-def test_where_everything_fits_it_is_full_attention() -> None:
-    """Methods 4.8, 2: all layers retrieve, all entries are attended to, and stand where they were read."""
-    one = book(40, near=1, retrieving=(0, 1, 2))
-    request = RecallRequest((one.memory,), 40, "true")
-    world = World(FastAttention, shape(LAYERS, KV_HEADS, DIM))
-    story, recall = begun(world, request)
+@pytest.mark.parametrize(("kv_heads", "group"), [(2, 2), (3, 3), (2, 1)])
+def test_where_everything_fits_it_is_full_attention(kv_heads: int, group: int) -> None:
+    """Methods 4.8, 2 and 6: all layers retrieve, all entries are attended to, and stand where they were read."""
+    one = book(40, near=1, retrieving=(0, 1, 2), kv_heads=kv_heads)
+    world = World(FastAttention, shape(LAYERS, kv_heads, DIM), group=group)
+    story, recall = begun(world, RecallRequest((one.memory,), 40, "true"))
     read = world.read(Turn(story, 9, recall=recall))
     told, queries = story.everything(), read.queries[0]
     at = torch.arange(5, 45)

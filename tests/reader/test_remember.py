@@ -1,11 +1,14 @@
 """A document is read once into a memory, and what attends to it is what would have read it."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from refdesk.memory import unlimiformer
 from refdesk.memory.document_memory import DocumentMemory
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.options import memory_options
@@ -53,6 +56,37 @@ def test_a_document_that_fits_the_window_is_answered_as_if_it_had_been_read(
         assert found.continuation_nll[0] == pytest.approx(whole.continuation_nll[0], abs=1e-3)
         assert found.prompt_tokens == len(FRONT) + len(ASKED)
         assert found.recall is not None
+
+
+def test_a_forward_reads_as_many_rows_as_it_may_look_at_entries_for_and_that_changes_nothing(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Engine(tiny()) as engine:
+        memory = remember(engine.submit, tiny(), TEXT, (FRONT,), RememberOptions(64, 16, 8))
+        found = []
+        for looked_at, rows in ((2**22, 2**22 // 142), (5 * 142, 5), (1, 1)):
+            monkeypatch.setattr(unlimiformer, "_LOOKED_AT", looked_at)
+            answer = engine.submit(asked(RecallRequest((memory,), 9))).result()
+            assert answer.recall is not None
+            assert answer.recall.rows == rows
+            found.append(answer)
+    for other in found[1:]:
+        assert other.token_ids == found[0].token_ids
+        assert other.continuation_nll[0] == pytest.approx(found[0].continuation_nll[0], abs=1e-4)
+
+
+def test_a_memory_held_in_bfloat16_is_attended_to_as_one_in_float32(tiny: Tiny) -> None:
+    with Engine(tiny()) as engine:
+        memory = remember(engine.submit, tiny(), TEXT, (FRONT,), RememberOptions(64, 16, 8))
+        rounded = DocumentMemory(
+            replace(memory.plan, dtype="bfloat16"), memory.far.bfloat16(), memory.near.bfloat16(), None
+        )
+        found, right = (
+            engine.submit(asked(RecallRequest((one,), 150))).result().continuation_nll[0]
+            for one in (rounded, memory)
+        )
+    assert found == pytest.approx(right, abs=0.03)
+    assert found != right
 
 
 def test_whoever_else_is_served_changes_nothing(tiny: Tiny) -> None:
@@ -134,6 +168,23 @@ def test_a_reading_cut_short_is_gone_on_with_and_comes_to_the_same(
         )
 
 
+def test_a_chunk_is_on_the_disk_before_it_is_noted_as_read(
+    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[str] = []
+    sync = DocumentMemory.sync
+
+    def synced(memory: DocumentMemory) -> None:
+        progress = tmp_path / "progress.json"
+        noted.append(json.loads(progress.read_text())["done"] if progress.exists() else "nothing")
+        sync(memory)
+
+    monkeypatch.setattr(DocumentMemory, "sync", synced)
+    with Engine(tiny()) as engine:
+        remember(engine.submit, tiny(), TEXT, (FRONT,), RememberOptions(64, 16, 8), folder=tmp_path)
+    assert noted == ["nothing", 64, 112, 150]  # the last before it is told to be whole
+
+
 def test_what_was_begun_otherwise_is_begun_again(tmp_path: Path, tiny: Tiny) -> None:
     def killed(done: int) -> None:
         raise Killed
@@ -186,7 +237,7 @@ def test_a_place_outside_the_window_is_refused(tiny: Tiny) -> None:
         with pytest.raises(PromptTooLong, match="takes 624 tokens"):
             engine.submit(asked(RecallRequest((long,), places="true")))
         engine.submit(asked(RecallRequest((long,)))).result()
-        with pytest.raises(PromptTooLong):
+        with pytest.raises(InvalidOption, match="window is 64; expected 1 to 11"):
             remember(engine.submit, tiny(), TEXT, (ids(500),), RememberOptions(64, 16, 8))
 
 
@@ -235,6 +286,19 @@ def test_cancelled_while_it_recalls_it_leaves_nothing_behind(tiny: Tiny) -> None
 def test_options_out_of_range_are_named(options: dict[str, object], match: str) -> None:
     with pytest.raises(InvalidOption, match=match):
         RememberOptions(**({"window": 64, "overlap": 16} | options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"window": 5000}, r"window is 5000; expected 1 to \d+, what there is room for in the model's"),
+        ({"overlap": 5000}, r"overlap is 5000; expected less than the \d+ tokens that are read"),
+        ({"near": 5000}, r"near is 5000; expected 1 to 256, half of the model's window"),
+    ],
+)
+def test_options_that_the_model_has_no_room_for_are_named(options: dict[str, int], match: str, tiny: Tiny) -> None:
+    with Engine(tiny()) as engine, pytest.raises(InvalidOption, match=match):
+        remember(engine.submit, tiny(), TEXT, (FRONT,), RememberOptions(**options))
 
 
 def test_a_layer_that_the_model_does_not_have_is_refused(tiny: Tiny) -> None:
