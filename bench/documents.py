@@ -75,7 +75,7 @@ SETS = {
     # The filings that a question is about.
     "sec10q": [
         replace(_OTHER, task="sec10q", part="all", pipeline=name)
-        for name in ("closed_book", "top_k_gold", "document_gold")
+        for name in ("closed_book", "truncation", "top_k_gold", "document_gold")
     ],
 }
 
