@@ -66,7 +66,7 @@ class Memories:
         and of the rest those that are looked for.
 
         Raises:
-            InvalidMemory: what is near leaves none of them to look for.
+            InvalidMemory: what is near leaves none of them to look for, or the machine has no room for them all.
             Interrupted, EngineClosed: the engine is closed.
         """
         from refdesk.reader.whole_documents import WholeDocuments, looking_through, most_attended

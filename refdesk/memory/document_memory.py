@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 
-from refdesk.memory.disk_room import check_room
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.key_index import INDEXED_FROM, KeyIndex
+from refdesk.memory.room import check_disk, check_memory
 
 _CARD = "memory.json"
 _RESERVED = "indexes.part"  # the room that indexes will take
 _FORMAT = 1
+_SMALLER = "a higher rate, or fewer layers"
 _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0  # mmap has no name for it before Python 3.13
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -128,15 +129,17 @@ class DocumentMemory:
         same plan left there stays, unless it is to be made `anew`.
 
         Raises:
-            InvalidMemory: the disk has no room for it.
+            InvalidMemory: the disk, or without a folder the machine's memory, has no room for it.
         """
-        if folder is not None:
+        what, size = f"a memory of {plan.tokens} tokens", plan.bytes + plan.index_bytes
+        if folder is None:
+            check_memory(size, what, _SMALLER)
+        else:
             folder.mkdir(parents=True, exist_ok=True)
             if anew:  # the card first: without it the rest is nothing
                 for old in (folder / _CARD, *folder.glob("*.bin"), *folder.glob("*.faiss")):
                     old.unlink(missing_ok=True)
-            what = f"a memory of {plan.tokens} tokens"
-            check_room(folder, plan.bytes + plan.index_bytes, what, "a higher rate, or fewer layers")
+            check_disk(folder, size, what, _SMALLER)
             if plan.indexed:
                 _allocate(folder / _RESERVED, plan.index_bytes)
         return cls(plan, *_tensors(plan, folder, write=True), folder=folder)

@@ -6,9 +6,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refdesk.memory.disk_room import check_room
 from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.kept_runs import read_run, run_bytes, run_file_name, write_run
+from refdesk.memory.room import check_disk
 from refdesk.reader.forward import cache_shape
 from refdesk.reader.generation import GenerationRequest
 from refdesk.reader.job import run_keys
@@ -76,7 +76,7 @@ class PassageRuns:
             Interrupted, MemoryTooSmall, EngineClosed: see `Engine.submit`.
         """
         what = f"the runs of {len(self.passages)} passages with {self.tokens} tokens"
-        check_room(folder, self.bytes, what, "fewer documents, or more room")
+        check_disk(folder, self.bytes, what, "fewer documents, or more room")
         left = [(file, tokens) for file, tokens in self._files(folder).items() if not self._is_whole(file, tokens)]
         done = self.tokens - sum(len(tokens) for _, tokens in left)
         for first in range(0, len(left), _AT_ONCE):

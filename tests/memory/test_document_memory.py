@@ -192,6 +192,13 @@ def test_making_indexes_can_be_stopped_after_each(tmp_path: Path, monkeypatch: p
         DocumentMemory.load(tmp_path)
 
 
+def test_a_memory_that_the_machine_has_no_room_for_is_refused_before_it_is_held() -> None:
+    with pytest.raises(
+        InvalidMemory, match=r"takes \d+ MiB, and the machine's memory has \d+ MiB"
+    ):
+        DocumentMemory.create(replace(PLAN, tokens=10**12))
+
+
 def test_what_is_made_anew_keeps_nothing(tmp_path: Path) -> None:
     filled(DocumentMemory.create(PLAN, tmp_path)).close()
     less = DocumentMemory.create(replace(PLAN, near=20), tmp_path, anew=True)
