@@ -193,9 +193,7 @@ def test_making_indexes_can_be_stopped_after_each(tmp_path: Path, monkeypatch: p
 
 
 def test_a_memory_that_the_machine_has_no_room_for_is_refused_before_it_is_held() -> None:
-    with pytest.raises(
-        InvalidMemory, match=r"takes \d+ MiB, and the machine's memory has \d+ MiB"
-    ):
+    with pytest.raises(InvalidMemory, match=r"takes \d+ MiB, and the machine's memory has \d+ MiB"):
         DocumentMemory.create(replace(PLAN, tokens=10**12))
 
 
