@@ -160,9 +160,10 @@ class Memories:
             with file.open("rb+") as opened:
                 os.fsync(opened.fileno())
         folder = part.with_name(part.name.split(".")[0])
-        self.discard(folder)
+        earlier = _aside(folder)  # removing it takes as long as it is large, and questions go on
         part.rename(folder)
         self._note_change()
+        shutil.rmtree(earlier, ignore_errors=True)
 
     def drop(self, document: Document) -> None:
         """Remove the memories of a document, whoever made them. Raises MemoryNotFound."""
@@ -174,9 +175,8 @@ class Memories:
 
     def discard(self, folder: Path) -> None:
         """Remove one, or what was begun of it; nothing happens when it is gone already."""
-        going = folder.with_name(f"{folder.name.split('.')[0]}.{uuid.uuid4().hex}.part")  # of no job
-        with suppress(FileNotFoundError):
-            folder.rename(going)  # at once, so that a kill leaves nothing that is found, and all to be swept
+        going = _aside(folder)
+        if going.exists():
             self._note_change()
             shutil.rmtree(going, ignore_errors=True)
 
@@ -210,6 +210,15 @@ class Memories:
         """Whoever knows which memories there are is to look again."""
         now = time.time_ns()
         os.utime(self.folder, ns=(now, now))
+
+
+def _aside(folder: Path) -> Path:
+    """Where a folder goes to be removed, if it is there: at once, so that a kill leaves nothing that is found,
+    and all to be swept."""
+    going = folder.with_name(f"{folder.name.split('.')[0]}.{uuid.uuid4().hex}.part")  # of no job
+    with suppress(FileNotFoundError):
+        folder.rename(going)
+    return going
 
 
 def written_at(folder: Path) -> tuple[int, int] | None:
