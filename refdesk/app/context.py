@@ -69,7 +69,7 @@ class AnswerContext:
         Raises:
             UnknownCollection, UnknownDocument: there is none of this name.
             MemoryNotFound: a document that is named, or all that were found, have no memory.
-            InvalidMemory: memories that cannot be attended to together.
+            InvalidMemory: memories that cannot be attended to together, or not where `places` has them.
         """
         if self.asked == "passages":
             return options

@@ -94,7 +94,7 @@ class Whole:
         return _WholeDocument(self, document, encode_document(document.title, text, self.desk.reader[0]))
 
     def plan(self, tokens: tuple[int, ...]) -> "MemoryPlan":
-        """What a memory of `tokens` will be. Raises InvalidMemory."""
+        """What a memory of `tokens` will be. Raises InvalidMemory, InvalidOption."""
         from refdesk.reader.remember import plan_of
         from refdesk.reader.whole_documents import document_front
 

@@ -136,9 +136,10 @@ class DocumentMemory:
             check_memory(size, what, _SMALLER)
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            if anew:  # the card first: without it the rest is nothing
-                for old in (folder / _CARD, *folder.glob("*.bin"), *folder.glob("*.faiss")):
-                    old.unlink(missing_ok=True)
+            # The card first: without it the rest is nothing. Indexes are made anew in any case.
+            entries = (folder / _CARD, *folder.glob("*.bin")) if anew else ()
+            for old in (*entries, *folder.glob("*.faiss")):
+                old.unlink(missing_ok=True)
             check_disk(folder, size, what, _SMALLER)
             if plan.indexed:
                 _allocate(folder / _RESERVED, plan.index_bytes)
@@ -229,9 +230,17 @@ class DocumentMemory:
             return
         self.sync()
         card = asdict(self.plan) | {"format": _FORMAT}
-        part = self._folder / f"{_CARD}.part"
-        part.write_text(json.dumps(card) + "\n", encoding="utf-8")
-        part.replace(self._folder / _CARD)
+        replace_file(self._folder / _CARD, json.dumps(card) + "\n")
+
+
+def replace_file(file: Path, text: str) -> None:
+    """A file is as it was or as it is to be, even where the machine crashes."""
+    part = file.with_suffix(".part")
+    with part.open("w", encoding="utf-8") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
+    part.replace(file)
 
 
 def _rows(plan: MemoryPlan) -> Iterable[tuple[int, int]]:

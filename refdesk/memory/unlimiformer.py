@@ -23,7 +23,7 @@ _AT_ONCE = 2**24
 """Numbers that are held at once, at most: a row has its scores in a layer, and the keys and values gathered."""
 
 _LOOKED_AT = 2**22
-"""Far entries times rows of a forward, at most: whoever else generates waits for it."""
+"""Far entries times rows that one text has in a forward, at most: whoever else generates waits for it."""
 
 _SPARSE = 8
 """An index is asked where no more than one far entry in so many is attended to; else it would look at all."""
@@ -133,7 +133,7 @@ class Recall:
 
     @property
     def rows(self) -> int:
-        """How many a forward may read."""
+        """How many one text may have in a forward."""
         looked_at = sum(
             memory.plan.held_far() for memory in self.request.memories if not self._indexed(memory.plan)
         )

@@ -76,7 +76,7 @@ class Reading:
 
     def next_part(self, room: int, full: int) -> Part | None:
         """The next chunk of at most `room` tokens; None if they are too few. `full`: the size of a chunk where
-        there is room enough. A catalyst's tokens come besides.
+        there is room enough; fewer where many far entries are looked at. A catalyst's tokens come besides.
 
         What is evicted must not depend on what else the engine does: the last chunk holds the whole window that
         the policy observes, and a policy that evicts between chunks always gets full ones.

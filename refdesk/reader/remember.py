@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refdesk.memory.document_memory import DocumentMemory, MemoryPlan
+from refdesk.memory.document_memory import DocumentMemory, MemoryPlan, replace_file
 from refdesk.memory.overlap import Chunk, left_overlapping
 from refdesk.memory.policy import Entries
 from refdesk.reader.errors import InvalidOption, MemoryMismatch
@@ -99,7 +99,7 @@ def remember(
 
     Raises:
         InvalidOption: a value that the model cannot be read with, or `keep` without the heads that it needs.
-        InvalidMemory: layers that the model does not have, or no room on the disk.
+        InvalidMemory: layers that the model does not have, no room for it all, or an index that cannot be written.
         Interrupted, MemoryTooSmall, EngineClosed: see `Engine.submit`.
     """
     plan = plan_of(model, tokens, front, options, adapter)
@@ -170,8 +170,10 @@ def chunks_of(
     if model.rotation is None:
         raise InvalidOption("model", model.name, "one whose way to turn keys is known, as memories need")
     # Behind a chunk comes a catalyst, which is forgotten, and one token, whatever it is.
-    behind = max(len(thinning.catalyst), 1)
-    return options.chunks(tokens, max(model.window - sum(map(len, front)) - behind, 1))
+    beside = sum(map(len, front)) + max(len(thinning.catalyst), 1)
+    if beside >= model.window:
+        raise InvalidOption("model", model.name, f"one with a window of more than {beside} tokens")
+    return options.chunks(tokens, model.window - beside)
 
 
 def write_chunk(memory: DocumentMemory, chunk: Chunk, sequence: "Sequence", thinning: Thinning) -> None:
@@ -235,9 +237,7 @@ class _Progress:
     def note(self, done: int) -> None:
         """So many tokens are written."""
         if self._file is not None:
-            part = self._file.with_suffix(".part")
-            part.write_text(json.dumps({"identity": self._identity, "done": done}), encoding="utf-8")
-            part.replace(self._file)
+            replace_file(self._file, json.dumps({"identity": self._identity, "done": done}))
 
     def close(self) -> None:
         """All is read."""

@@ -190,6 +190,11 @@ def test_making_indexes_can_be_stopped_after_each(tmp_path: Path, monkeypatch: p
     assert len(list(tmp_path.glob("*.faiss"))) == 1
     with pytest.raises(InvalidMemory, match="there is no whole memory"):
         DocumentMemory.load(tmp_path)
+    again = DocumentMemory.create(PLAN, tmp_path)  # goes on
+    assert not list(tmp_path.glob("*.faiss"))
+    assert (tmp_path / "indexes.part").stat().st_size == PLAN.index_bytes
+    again.close()
+    assert torch.equal(DocumentMemory.load(tmp_path).far, filled(DocumentMemory.create(PLAN)).far)
 
 
 def test_a_memory_that_the_machine_has_no_room_for_is_refused_before_it_is_held() -> None:
