@@ -7,7 +7,6 @@ kept in `.bench/evaluation`, as those of `bench.evaluation`.
 
 import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importing torch reads that)
 
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -18,20 +17,14 @@ from statistics import median
 
 from bench.evaluation import evaluate
 from bench.kv_memory import MODELS, head, note, row
-from bench.long import NEEDLES, NEW, answering, document, nlls, reader_and_novel
+from bench.long import NEEDLES, document, nlls, reader_and_novel
 from bench.passkeys import MEMORIES, READ, Reader, Stretches
 from refdesk.app.retrieval_heads import find_retrieval_heads
 from refdesk.eval.plan import RunSettings
 from refdesk.memory.document_memory import DocumentMemory
-from refdesk.memory.errors import InvalidMemory
 from refdesk.memory.unlimiformer import RecallRequest
-from refdesk.reader.adapter import Adapter
 from refdesk.reader.engine import Engine
-from refdesk.reader.generation import Generation, GenerationRequest
-from refdesk.reader.model import ReaderModel
-from refdesk.reader.prompt import AskedReading, encode_answer, encode_segments
-from refdesk.reader.remember import RememberOptions, remember
-from refdesk.reader.whole_documents import document_front
+from refdesk.reader.prompt import AskedReading
 from refdesk.retriever.embedder import Embedder
 
 TOKENS = (4_000, 16_000, 32_000, 131_000, 524_000)
@@ -95,7 +88,7 @@ def _needles(data: Path, lengths: tuple[int, ...]) -> None:
     model, adapter, novel = reader_and_novel(data)
     with Engine(model) as engine:
         reader = Reader(engine, model, adapter, find_retrieval_heads(MODELS, model), Embedder())
-        floor = [_ask(engine, model, adapter, None, city) for city in NEEDLES]
+        floor = [reader.attended(_question(city), None, NEEDLES[city][0]) for city in NEEDLES]
         print(f"bfloat16, entries {RecallRequest.entries}; closed book nll {nlls(floor)}\n")
         head(
             *("tokens", "times the window", "seconds to read", "tokens/s", "MiB held", "ms to open"),
@@ -111,36 +104,19 @@ def _needles(data: Path, lengths: tuple[int, ...]) -> None:
 
 
 def _one(reader: Reader, tokens: tuple[int, ...]) -> None:
-    engine, model, adapter = reader.engine, reader.model, reader.adapter
     folder = MEMORIES / str(len(tokens))
-    started = time.perf_counter()
-    reading = float("nan")  # where it was read before
-    try:
-        DocumentMemory.load(folder)
-    except InvalidMemory:
-        shutil.rmtree(folder, ignore_errors=True)  # one that is gone on with would be timed in part
-        remember(
-            engine.submit,
-            model,
-            tokens,
-            document_front(model),
-            RememberOptions(),
-            adapter=adapter,
-            folder=folder,
-            progress=lambda done: note(f"{done} of {len(tokens)} tokens read"),
-        )
-        reading = time.perf_counter() - started
+    reading = reader.remembered(tokens, folder)
     started = time.perf_counter()
     memory = DocumentMemory.load(folder)
     opened = time.perf_counter() - started
     stretches = reader.stretches(tokens)
     for exact in (True, False) if memory.plan.indexed else (True,):
         recall = RecallRequest((memory,), exact=exact)
-        answers = [_ask(engine, model, adapter, recall, city) for city in NEEDLES]
+        answers = [reader.attended(_question(city), recall, NEEDLES[city][0]) for city in NEEDLES]
         later = median(one.prefill_s for one in answers[1:])
         row(
             len(tokens),
-            f"{len(tokens) / model.window:.1f}",
+            f"{len(tokens) / reader.model.window:.1f}",
             f"{reading:.1f}",
             f"{len(tokens) / reading:.0f}",
             f"{sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.0f}",
@@ -177,23 +153,6 @@ def _found(
 
 def _question(city: str) -> str:
     return f"What is the passkey of {city}?"
-
-
-def _ask(
-    engine: Engine, model: ReaderModel, adapter: Adapter | None, recall: RecallRequest | None, city: str
-) -> Generation:
-    """Over the document, or closed book."""
-    question = encode_segments(_question(city), (), model, open_book=recall is not None)
-    request = GenerationRequest(
-        question.asked,
-        NEW,
-        front=(question.before,),
-        continuations=(encode_answer(NEEDLES[city][0], model),),
-        adapter=adapter,
-        abstention=None if recall is None else answering(model),
-        recall=recall,
-    )
-    return engine.submit(request).result()
 
 
 if __name__ == "__main__":

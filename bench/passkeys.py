@@ -16,6 +16,7 @@ and by attention alone.
 import refdesk  # noqa: F401, I001 (first: it says how OpenMP waits, and importing torch reads that)
 
 import random
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -42,9 +43,10 @@ from refdesk.reader.model import ReaderModel
 from refdesk.reader.passage import Passage
 from refdesk.reader.prompt import encode_answer, encode_segments
 from refdesk.reader.qa import QA, Answer, AnswerOptions
-from refdesk.reader.remember import RememberOptions, entries_of, remember
+from refdesk.reader.remember import RememberOptions, chunks_of, entries_of, remember
 from refdesk.reader.retrieval_heads import Heads
 from refdesk.reader.submission import generated
+from refdesk.reader.thinning import thinning_of
 from refdesk.reader.whole_documents import (
     document_front,
     look,
@@ -75,12 +77,14 @@ class Reader:
     heads: Heads | None
     embedder: Embedder
 
-    def remembered(self, tokens: tuple[int, ...]) -> Path:
-        """The folder of a memory of `tokens`, which is made if it is not there."""
-        folder = MEMORIES / f"novel-{len(tokens)}"
+    def remembered(self, tokens: tuple[int, ...], folder: Path) -> float:
+        """The seconds that it takes to make a memory of `tokens` in `folder`; nan where it is there."""
+        started = perf_counter()
         try:
             DocumentMemory.load(folder)
+            return float("nan")
         except InvalidMemory:
+            shutil.rmtree(folder, ignore_errors=True)  # one that is gone on with would be timed in part
             remember(
                 self.engine.submit,
                 self.model,
@@ -91,14 +95,16 @@ class Reader:
                 folder=folder,
                 progress=lambda done: note(f"{done} of {len(tokens)} tokens read"),
             )
-        return folder
+        return perf_counter() - started
 
     def changed(self, folder: Path, tokens: tuple[int, ...], start: int, end: int) -> DocumentMemory:
         """The memory in `folder` as it were if the text had been `tokens`, which differ from `start` to `end`.
         Files stay as they are: what is loaded is copied where it is written to."""
         memory = DocumentMemory.load(folder)
         front = document_front(self.model)
-        for chunk in RememberOptions().chunks(len(tokens), self.model.window - sum(map(len, front)) - 1):
+        options = RememberOptions()
+        thinning = thinning_of(options.keep, options.rate, self.model, self.adapter, None)
+        for chunk in chunks_of(self.model, len(tokens), front, options, thinning):
             if chunk.end <= start or chunk.start >= end:
                 continue
 
@@ -155,17 +161,17 @@ class Reader:
         options = AnswerOptions(max_new_tokens=NEW, adapter=self.adapter, abstain=1.0, reference=passkey)
         return QA(lambda question, k, documents: passages, self.model, self.engine).answer(question, options)
 
-    def attended(self, question: str, memory: DocumentMemory | None, passkey: str) -> Generation:
-        """Over the memory, or closed book."""
-        segments = encode_segments(question, (), self.model, open_book=memory is not None)
+    def attended(self, question: str, recall: RecallRequest | None, passkey: str) -> Generation:
+        """Over memories, or closed book."""
+        segments = encode_segments(question, (), self.model, open_book=recall is not None)
         request = GenerationRequest(
             segments.asked,
             NEW,
             front=(segments.before,),
             continuations=(encode_answer(passkey, self.model),),
             adapter=self.adapter,
-            abstention=None if memory is None else answering(self.model),
-            recall=None if memory is None else RecallRequest((memory,), exact=True),
+            abstention=None if recall is None else answering(self.model),
+            recall=recall,
         )
         return self.engine.submit(request).result()
 
@@ -218,7 +224,8 @@ def drawn(seed: int) -> Iterator[tuple[float, list[str]]]:
 
 
 def _rows(reader: Reader, text: tuple[int, ...], stretches: Stretches, depth: float, passkeys: list[str]) -> None:
-    folder = reader.remembered(text)
+    folder = MEMORIES / f"novel-{len(text)}"
+    reader.remembered(text, folder)
     asked = {question: Asked() for question in QUESTIONS}
     for passkey in passkeys:
         needle = reader.model.literal_tokenizer.encode(SENTENCE.format(passkey), add_special_tokens=False).ids
@@ -236,7 +243,8 @@ def _rows(reader: Reader, text: tuple[int, ...], stretches: Stretches, depth: fl
             for count, answers in of.read.items():
                 answers.append(reader.read(question, found["both"][:count], passkey))
             if not of.whole:
-                of.whole = [reader.attended(question, one, passkey) for one in (memory, None)]
+                recalls = (RecallRequest((memory,), exact=True), None)
+                of.whole = [reader.attended(question, recall, passkey) for recall in recalls]
     for question, of in asked.items():
         where = len(text), f"{len(text) / reader.model.window:.1f}", depth, question
         row(*where, *_cells(of, passkeys))
