@@ -66,6 +66,12 @@ SETS = {
         )
         for times in (2, 4, 16, 64)
     },
+    # More questions for the quick ways.
+    "summaries": [
+        replace(_OTHER, task=task, part=part, pipeline=name, limit=15)
+        for task, part in (("squality", "all"), ("qmsum", "validation"))
+        for name in ("truncation", "top_k", "document")
+    ],
     # The filings that a question is about.
     "sec10q": [
         replace(_OTHER, task="sec10q", part="all", pipeline=name)
